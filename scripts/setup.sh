@@ -1,0 +1,175 @@
+#!/usr/bin/env bash
+# Make the Python environment, build the extension, and print the path of the environment's python.
+#
+#   python="$(bash scripts/setup.sh train test)"    # the arguments are extras of pyproject.toml
+#
+# An active virtual or conda environment that already has torch is used as it is, and its torch is kept (on an NPU
+# machine it is the one that matches CANN). Otherwise .venv is made in the repository, with the torch of
+# scripts/constraints.txt. What is up to date is not touched: the second call takes a fraction of a second. Only the
+# path goes to stdout; progress and errors go to stderr.
+#
+# Environment: PYTHON, CXX, ASCENDSPEED_TORCH_INDEX_URL, ASCENDSPEED_WERROR (docs/environment.md).
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+root="$PWD"
+extras="$*"
+export PIP_DISABLE_PIP_VERSION_CHECK=1
+
+say() { echo "setup: $*" >&2; }
+fail() {
+  say "$*"
+  exit 1
+}
+
+# The first argument as major.minor if it is a python that runs, else nothing.
+version_of() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null || true; }
+supported() { [[ "$1" == 3.10 || "$1" == 3.11 || "$1" == 3.12 ]]; }
+
+# The version of the torch that a python has, without importing it; fails when it has none.
+torch_version() { "$1" -c 'from importlib.metadata import version; print(version("torch"))' 2>/dev/null; }
+
+# Set `python` to the interpreter of the environment to use, which may not exist yet, and `owned` to whether it is .venv.
+choose_environment() {
+  local prefix version
+  for prefix in "${VIRTUAL_ENV:-}" "${CONDA_PREFIX:-}"; do
+    if [[ -z "$prefix" || ! -x "$prefix/bin/python" ]] || ! torch_version "$prefix/bin/python" >/dev/null; then continue; fi
+    python="$prefix/bin/python" owned=false
+    version="$(version_of "$python")"
+    supported "$version" || fail "the active environment $prefix has Python $version; Python 3.10, 3.11 or 3.12 is needed"
+    return
+  done
+  python="$root/.venv/bin/python" owned=true
+}
+
+# Everything that makes an installed environment or a built extension out of date, as text.
+wanted_state() {
+  local hasher=(sha256sum)
+  command -v sha256sum >/dev/null || hasher=(shasum -a 256)
+  echo "root $root"
+  echo "environment $python"
+  "$python" -c 'import sys; print("python", sys.version.split()[0])'
+  echo "torch $(torch_version "$python")"
+  echo "werror ${ASCENDSPEED_WERROR:-}"
+  { find csrc -type f -print0 && printf '%s\0' pyproject.toml setup.py scripts/constraints.txt; } |
+    LC_ALL=C sort -z | xargs -0 "${hasher[@]}"
+}
+
+# One stamp lies in the environment (what is installed there), its twin in build/ (for which environment the extension
+# in this checkout was built): two environments that take turns on one checkout are both served correctly.
+environment_stamp() { echo "$("$python" -c 'import sys; print(sys.prefix)')/.ascendspeed-setup"; }
+
+up_to_date() {
+  local stamp extra state extensions
+  [[ -x "$python" ]] && torch_version "$python" >/dev/null || return 1
+  stamp="$(environment_stamp)"
+  [[ -f "$stamp" && -f "$stamp-extras" && -f build/.setup ]] || return 1
+  extensions=(ascendspeed/_C*.so)
+  [[ -e "${extensions[0]}" ]] || return 1
+  for extra in $extras; do grep -qx "$extra" "$stamp-extras" || return 1; done
+  state="$(wanted_state)"
+  [[ "$state" == "$(<"$stamp")" && "$state" == "$(<build/.setup)" ]]
+}
+
+require_compiler() {
+  local candidate probe
+  probe='#include <concepts>
+#include <span>
+#if defined(__GNUC__) && !defined(__clang__) && __GNUC__ < 12
+#error too old
+#endif
+static_assert(__cplusplus >= 202002L);'
+  for candidate in ${CXX:-g++ clang++}; do
+    if "$candidate" -std=c++20 -fsyntax-only -x c++ - <<<"$probe" >/dev/null 2>&1; then
+      export CXX="$candidate"
+      return
+    fi
+  done
+  fail "no C++20 compiler: ${CXX:+CXX=}${CXX:-g++ >= 12 or clang++} does not compile C++20;" \
+    "install one (apt-get install g++) or set CXX"
+}
+
+require_headers() {
+  local include
+  include="$("$1" -c 'import sysconfig; print(sysconfig.get_path("include"))')"
+  [[ -f "$include/Python.h" ]] || fail "no Python headers: $include/Python.h is missing (apt-get install python3-dev)"
+}
+
+# Set `base` to the python that .venv is made from.
+choose_base() {
+  local candidate version seen=""
+  for candidate in ${PYTHON:-python3 python3.12 python3.11 python3.10}; do
+    version="$(version_of "$candidate")"
+    if supported "$version"; then
+      base="$candidate"
+      return
+    fi
+    [[ -z "$version" ]] || seen+=" $candidate is $version,"
+  done
+  fail "Python 3.10, 3.11 or 3.12 is needed:${seen:- ${PYTHON:-python3} does not run,} install one or set PYTHON to it"
+}
+
+make_venv() {
+  local version
+  if [[ -x "$python" ]]; then
+    version="$(version_of "$python")"
+    supported "$version" || fail "$root/.venv has Python ${version:-that does not run}; remove it and start again"
+    base="$python"
+  else
+    choose_base
+  fi
+  require_headers "$base"
+  if "$python" -m pip --version >/dev/null 2>&1; then return; fi # made before, or by hand
+  [[ "$base" != "$python" ]] || fail "$root/.venv has no pip; remove it and start again"
+  "$base" -c 'import ensurepip, venv' 2>/dev/null ||
+    fail "$base has no pip and venv to make an environment with (apt-get install python3-venv python3-pip)"
+  say "making .venv with $base"
+  "$base" -m venv .venv >&2 || fail "'$base -m venv .venv' failed (see above)"
+}
+
+install() { "$python" -m pip install --quiet "$@" >&2 || fail "pip install failed (see above)"; }
+
+set_up() {
+  require_compiler
+  if [[ "$owned" == true ]]; then
+    make_venv
+    say "installing $(grep '^torch' scripts/constraints.txt) into .venv"
+    local index=()
+    [[ -z "${ASCENDSPEED_TORCH_INDEX_URL:-}" ]] || index=(--index-url "$ASCENDSPEED_TORCH_INDEX_URL")
+    install ${index[@]+"${index[@]}"} --constraint scripts/constraints.txt torch
+  else
+    "$python" -m pip --version >/dev/null 2>&1 || fail "the active environment ($python) has no pip"
+    require_headers "$python"
+    say "using the active environment of $python with its torch $(torch_version "$python")"
+  fi
+
+  local stamp torch
+  stamp="$(environment_stamp)"
+  torch="$(torch_version "$python")"
+  touch "$stamp-extras" || fail "the environment of $python cannot be written to"
+  rm -f "$stamp" build/.setup
+  LC_ALL=C sort -u "$stamp-extras" <(for extra in $extras; do echo "$extra"; done) >build/.setup-extras
+  local all
+  all="$(paste -sd, build/.setup-extras)"
+
+  say "installing the packages of pyproject.toml${all:+ [$all]} and building the C++ extension (about two minutes)"
+  echo "torch==$torch" >build/.setup-constraints
+  # The extension must be built against this very torch, so without pip's isolated build environment.
+  install --constraint build/.setup-constraints "setuptools>=77" ninja
+  install --constraint build/.setup-constraints --no-build-isolation --editable ".${all:+[$all]}"
+  "$python" -c 'import ascendspeed.ops' >&2 || fail "the extension was built but does not load (see above)"
+
+  mv build/.setup-extras "$stamp-extras"
+  wanted_state >build/.setup
+  cp build/.setup "$stamp"
+}
+
+choose_environment
+if ! up_to_date; then
+  mkdir -p build
+  if command -v flock >/dev/null; then
+    exec 9>build/.setup-lock
+    flock -n 9 || { say "waiting for another set-up in $root" && flock 9; }
+  fi
+  up_to_date || set_up
+fi
+echo "$python"
