@@ -50,8 +50,7 @@ wanted_state() {
   "$python" -c 'import sys; print("python", sys.version.split()[0])'
   echo "torch $(torch_version "$python")"
   echo "werror ${ASCENDSPEED_WERROR:-}"
-  { find csrc -type f -print0 && printf '%s\0' pyproject.toml setup.py scripts/constraints.txt; } |
-    LC_ALL=C sort -z | xargs -0 "${hasher[@]}"
+  find pyproject.toml setup.py scripts/constraints.txt csrc -type f | LC_ALL=C sort | xargs "${hasher[@]}"
 }
 
 # One stamp lies in the environment (what is installed there), its twin in build/ (for which environment the extension
@@ -78,14 +77,16 @@ require_compiler() {
 #error too old
 #endif
 static_assert(__cplusplus >= 202002L);'
-  for candidate in ${CXX:-g++ clang++}; do
-    if "$candidate" -std=c++20 -fsyntax-only -x c++ - <<<"$probe" >/dev/null 2>&1; then
+  for candidate in "${CXX:-g++}" "${CXX:-clang++}"; do
+    # Unquoted: CXX may be two words, such as "ccache g++".
+    # shellcheck disable=SC2086
+    if $candidate -std=c++20 -fsyntax-only -x c++ - <<<"$probe" >/dev/null 2>&1; then
       export CXX="$candidate"
       return
     fi
   done
-  fail "no C++20 compiler: ${CXX:+CXX=}${CXX:-g++ >= 12 or clang++} does not compile C++20;" \
-    "install one (apt-get install g++) or set CXX"
+  if [[ -n "${CXX:-}" ]]; then fail "CXX='$CXX' does not compile C++20: set it to g++ >= 12 or clang++"; fi
+  fail "no C++20 compiler: install g++ >= 12 (apt-get install g++) or clang++, or set CXX to one"
 }
 
 require_headers() {

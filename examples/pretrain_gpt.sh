@@ -1,0 +1,60 @@
+#!/usr/bin/env bash
+# Pretrain a small GPT. One process per device; the same script on a laptop and on every node of a cluster.
+#
+#   bash examples/pretrain_gpt.sh                              # this machine: sets up, then trains with 2 processes
+#   DATA_PATH=book.txt bash examples/pretrain_gpt.sh --bf16    # your text, one more flag
+#   DRY_RUN=1 bash examples/pretrain_gpt.sh                    # print the command, run nothing
+#
+# Settings: NPROC_PER_NODE NNODES NODE_RANK MASTER_ADDR MASTER_PORT DEVICE DATA_PATH SAVE_DIR, all in
+# docs/environment.md. Further flags are appended and win over the ones below.
+set -euo pipefail
+root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+fail() {
+  echo "pretrain_gpt.sh: $*" >&2
+  exit 1
+}
+
+: "${NPROC_PER_NODE:=2}" "${NNODES:=1}" "${SAVE_DIR:=runs/gpt}" "${DATA_PATH:=}" "${DEVICE:=}"
+for name in NPROC_PER_NODE NNODES; do
+  [[ "${!name}" =~ ^[1-9][0-9]*$ ]] || fail "$name=${!name} must be a whole number of at least 1"
+done
+
+if ((NNODES > 1)); then
+  [[ -n "${NODE_RANK:-}" && -n "${MASTER_ADDR:-}" ]] ||
+    fail "NNODES=$NNODES needs NODE_RANK (0 to $((NNODES - 1)), one per node) and MASTER_ADDR (the host of node 0)"
+fi
+: "${NODE_RANK:=0}" "${MASTER_ADDR:=127.0.0.1}"
+[[ "$NODE_RANK" =~ ^(0|[1-9][0-9]*)$ ]] && ((NODE_RANK < NNODES)) ||
+  fail "NODE_RANK=$NODE_RANK must be a whole number from 0 to $((NNODES - 1)), below NNODES=$NNODES"
+
+if ((NNODES == 1)) && [[ -z "${MASTER_PORT:-}" ]]; then
+  # torchrun takes a free port, so several jobs can share a machine.
+  rendezvous=(--standalone --local-addr "$MASTER_ADDR")
+else
+  : "${MASTER_PORT:=29500}"
+  rendezvous=(--nnodes "$NNODES" --node-rank "$NODE_RANK" --master-addr "$MASTER_ADDR" --master-port "$MASTER_PORT")
+fi
+
+parallel=(--tensor-model-parallel-size 2 --sequence-parallel)
+if ((NNODES * NPROC_PER_NODE == 1)); then parallel=(--tensor-model-parallel-size 1); fi
+model=(--num-layers 4 --hidden-size 256 --num-attention-heads 8 --seq-length 256 --max-position-embeddings 256)
+training=(--micro-batch-size 4 --global-batch-size 8 --train-iters 300 --lr 1e-3)
+output=(--save "$SAVE_DIR" --log-interval 10)
+if [[ -n "$DATA_PATH" ]]; then data=(--data-path "$DATA_PATH"); else data=(); fi
+
+command=(torchrun --nproc-per-node "$NPROC_PER_NODE" "${rendezvous[@]}" -m ascendspeed.training.pretrain_gpt
+  "${model[@]}" "${parallel[@]}" "${training[@]}" "${output[@]}" ${data[@]+"${data[@]}"} "$@")
+
+if [[ -n "${DRY_RUN:-}" ]]; then
+  printf '%q ' "${command[@]}"
+  echo
+  exit
+fi
+
+python="$(bash "$root/scripts/setup.sh" train)"
+if [[ -n "$DEVICE" ]]; then export DEVICE; fi
+# torchrun gives every process one thread unless told otherwise; share the cores instead.
+cores="$(getconf _NPROCESSORS_ONLN)"
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$((cores > NPROC_PER_NODE ? cores / NPROC_PER_NODE : 1))}"
+# torchrun of this environment, whatever else is on PATH. exec: Ctrl-C and the exit status are torchrun's own.
+exec "$python" -m torch.distributed.run "${command[@]:1}"
