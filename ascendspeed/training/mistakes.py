@@ -1,0 +1,81 @@
+"""A mistake of the user's becomes one line from rank 0 and a non-zero exit of every rank, and nothing else.
+
+Whoever finds a mistake raises `Mistake`. A check that only one rank can make (a file, a folder, prepared data) goes
+through `on_rank_0`; a check whose answer may differ between ranks goes through `on_every_rank`. Both make all ranks
+agree on the outcome, so that no rank is left waiting in a collective. Defects of the program are not mistakes:
+they keep their traceback, and torchrun ends the other ranks.
+"""
+
+import datetime
+import os
+import sys
+from collections.abc import Callable
+from typing import NoReturn, TypeVar
+
+import torch.distributed as dist
+
+__all__ = ["EXIT_CODE", "Mistake", "exit_together", "on_every_rank", "on_rank_0"]
+
+EXIT_CODE = 2  # argparse's code for a command line that cannot be run
+
+Result = TypeVar("Result")
+
+
+class Mistake(ValueError):
+    """The run as asked for cannot be done; the message names the flag or file, its value and the rule."""
+
+
+def on_rank_0(work: Callable[[], Result]) -> Result:
+    """Run `work` on rank 0 and return its (picklable) result on every rank; its `Mistake` is raised on every rank."""
+    box: list[object] = [None, None]
+    if _rank() == 0:
+        box = _attempt(work)
+    if dist.is_initialized():
+        dist.broadcast_object_list(box, src=0)
+    result, mistake = box
+    if isinstance(mistake, Mistake):
+        raise mistake
+    return result  # type: ignore[return-value]
+
+
+def on_every_rank(work: Callable[[], Result]) -> Result:
+    """Run `work` on every rank; if it was a `Mistake` on any of them, the lowest such rank's is raised on all."""
+    result, mistake = _attempt(work)
+    found: list[object] = [mistake]
+    if dist.is_initialized():
+        found = [None] * dist.get_world_size()
+        dist.all_gather_object(found, mistake)
+    for each in found:
+        if isinstance(each, Mistake):
+            raise each
+    return result  # type: ignore[return-value]
+
+
+def exit_together(mistake: Mistake) -> NoReturn:
+    """Print `mistake` on rank 0 and end this process with `EXIT_CODE` once rank 0 has printed.
+
+    torchrun ends every process as soon as one has failed, so a rank that leaves early would silence rank 0: hence the
+    barrier, for which a process group is made when there is none yet (a bad flag is found before there is one).
+    """
+    if _rank() == 0:
+        print(f"error: {mistake}", file=sys.stderr, flush=True)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        if not dist.is_initialized():
+            dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=60))
+        dist.barrier()
+    if dist.is_initialized():
+        dist.destroy_process_group()
+    raise SystemExit(EXIT_CODE)
+
+
+def _attempt(work: Callable[[], Result]) -> list[object]:
+    """[result, None] or [None, mistake]."""
+    try:
+        return [work(), None]
+    except Mistake as mistake:
+        return [None, mistake]
+
+
+def _rank() -> int:
+    """The rank torchrun gave this process, 0 when there is no torchrun; known before torch.distributed is."""
+    return int(os.environ.get("RANK", "0"))

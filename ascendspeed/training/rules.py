@@ -1,0 +1,126 @@
+"""The rules a configuration must satisfy that need no file, no device and no process group to be decided."""
+
+from ascendspeed.training.configs import RunConfig
+from ascendspeed.training.mistakes import Mistake
+
+__all__ = ["check"]
+
+
+def check(run: RunConfig) -> None:
+    """Raise `Mistake` for the first rule that `run` breaks; the message has the flag, its value and the rule."""
+    for holds, message in _rules(run):
+        if not holds:
+            raise Mistake(message)
+
+
+def _rules(run: RunConfig) -> list[tuple[bool, str]]:
+    # Every rule is computed before the first broken one is reported, so max() keeps the later divisions possible.
+    m, p, t, o, r = run.model, run.parallel, run.training, run.optimizer, run.report
+    tp = max(1, p.tensor_model_parallel_size)
+    heads, groups = max(1, m.num_attention_heads), max(1, m.query_groups)
+    per_step = max(1, t.micro_batch_size) * max(1, run.world_size // tp)
+    positive = {
+        "--num-layers": m.num_layers,
+        "--hidden-size": m.hidden_size,
+        "--num-attention-heads": m.num_attention_heads,
+        "--num-query-groups": m.num_query_groups,
+        "--seq-length": m.seq_length,
+        "--ffn-hidden-size": m.ffn_hidden_size,
+        "--kv-channels": m.kv_channels,
+        "--make-vocab-size-divisible-by": m.make_vocab_size_divisible_by,
+        "--tensor-model-parallel-size": p.tensor_model_parallel_size,
+        "--distributed-timeout-minutes": p.distributed_timeout_minutes,
+        "--micro-batch-size": t.micro_batch_size,
+        "--global-batch-size": t.global_batch_size,
+        "--train-iters": t.train_iters,
+        "--exit-interval": t.exit_interval,
+        "--lr-decay-iters": o.lr_decay_iters,
+        "--vocab-size": run.data.vocab_size,
+        "--save-interval": run.checkpoint.save_interval,
+        "--log-interval": r.log_interval,
+        "--eval-interval": r.eval_interval,
+    }
+    rules = [(value is None or value > 0, f"{name}={value} is not positive") for name, value in positive.items()]
+    fractions = {
+        "--attention-dropout": m.attention_dropout,
+        "--hidden-dropout": m.hidden_dropout,
+        "--rotary-percent": m.rotary_percent,
+        "--lr-warmup-fraction": o.lr_warmup_fraction,
+    }
+    rules += [(v is None or 0 <= v <= 1, f"{name}={v} is not between 0 and 1") for name, v in fractions.items()]
+    rules += [
+        (
+            run.world_size % tp == 0,
+            f"--tensor-model-parallel-size={tp} does not divide {run.world_size} processes",
+        ),
+        (
+            m.hidden_size % heads == 0 or m.kv_channels is not None,
+            f"--num-attention-heads={heads} does not divide --hidden-size={m.hidden_size}; or give --kv-channels",
+        ),
+        (heads % tp == 0, f"--num-attention-heads={heads} is not divisible by --tensor-model-parallel-size={tp}"),
+        (
+            m.group_query_attention or m.num_query_groups == 1,
+            f"--num-query-groups={m.num_query_groups} has no effect without --group-query-attention",
+        ),
+        (heads % groups == 0, f"--num-query-groups={groups} does not divide --num-attention-heads={heads}"),
+        (
+            groups % tp == 0 or tp % groups == 0,
+            f"--num-query-groups={groups} neither divides nor is divisible by --tensor-model-parallel-size={tp}",
+        ),
+        (
+            m.ffn_hidden_size is None or m.ffn_hidden_size % tp == 0,
+            f"--ffn-hidden-size={m.ffn_hidden_size} is not divisible by --tensor-model-parallel-size={tp}",
+        ),
+        (
+            m.max_position_embeddings >= m.seq_length,
+            f"--max-position-embeddings={m.max_position_embeddings} is less than --seq-length={m.seq_length}",
+        ),
+        (not p.sequence_parallel or tp > 1, "--sequence-parallel needs --tensor-model-parallel-size of at least 2"),
+        (
+            not p.sequence_parallel or m.seq_length % tp == 0,
+            f"--seq-length={m.seq_length} is not divisible by --tensor-model-parallel-size={tp}, "
+            "as --sequence-parallel needs",
+        ),
+        (
+            t.global_batch_size is None or t.global_batch_size % per_step == 0,
+            f"--global-batch-size={t.global_batch_size} is not divisible by "
+            f"--micro-batch-size={t.micro_batch_size} x {max(1, run.world_size // tp)} data-parallel ranks",
+        ),
+        (
+            m.attention_dropout == 0,
+            f"--attention-dropout={m.attention_dropout}: the attention operator has no dropout yet, "
+            "pass --attention-dropout 0.0",
+        ),
+        (
+            m.recompute_granularity == "full" or (m.recompute_method is None and m.recompute_num_layers is None),
+            "--recompute-method and --recompute-num-layers need --recompute-granularity full",
+        ),
+        (
+            m.recompute_granularity != "full"
+            or (m.recompute_method is not None and m.recompute_num_layers is not None),
+            "--recompute-granularity full needs --recompute-method and --recompute-num-layers",
+        ),
+        (0 <= o.min_lr <= o.lr, f"--min-lr={o.min_lr} is not between 0 and --lr={o.lr}"),
+        (0 <= o.lr_warmup_init <= o.lr, f"--lr-warmup-init={o.lr_warmup_init} is not between 0 and --lr={o.lr}"),
+        (
+            o.lr_warmup_fraction is None or o.lr_warmup_iters == 0,
+            "--lr-warmup-fraction and --lr-warmup-iters exclude each other",
+        ),
+        (
+            0 <= run.lr_warmup_iters < max(1, run.lr_decay_iters),
+            f"a warm-up of {run.lr_warmup_iters} iterations is not shorter than --lr-decay-iters={run.lr_decay_iters}",
+        ),
+        (o.weight_decay >= 0, f"--weight-decay={o.weight_decay} is negative"),
+        (o.clip_grad >= 0, f"--clip-grad={o.clip_grad} is negative"),
+        (r.eval_iters >= 0, f"--eval-iters={r.eval_iters} is negative"),
+        (run.data.num_workers >= 0, f"--num-workers={run.data.num_workers} is negative"),
+        (
+            len(run.data.data_path) <= 1,
+            f"--data-path: {len(run.data.data_path)} paths; blending of several is not there yet, pass one",
+        ),
+        (
+            run.checkpoint.load is not None or not run.checkpoint.exit_on_missing_checkpoint,
+            "--exit-on-missing-checkpoint needs --load",
+        ),
+    ]
+    return rules
