@@ -24,7 +24,7 @@ if ((NNODES > 1)); then
     fail "NNODES=$NNODES needs NODE_RANK (0 to $((NNODES - 1)), one per node) and MASTER_ADDR (the host of node 0)"
 fi
 : "${NODE_RANK:=0}" "${MASTER_ADDR:=127.0.0.1}"
-[[ "$NODE_RANK" =~ ^(0|[1-9][0-9]*)$ ]] && ((NODE_RANK < NNODES)) ||
+[[ "$NODE_RANK" =~ ^(0|[1-9][0-9]*)$ && "$NODE_RANK" -lt "$NNODES" ]] ||
   fail "NODE_RANK=$NODE_RANK must be a whole number from 0 to $((NNODES - 1)), below NNODES=$NNODES"
 
 if ((NNODES == 1)) && [[ -z "${MASTER_PORT:-}" ]]; then

@@ -1,8 +1,8 @@
 """Build backend: setuptools, compiling the extension against the torch that will load it.
 
-An extension fits one torch only. `pip install .` builds in an environment of its own, where a plain requirement on torch
-would fetch the newest one whatever the user has. So this backend asks the interpreter it runs on, outside the
-isolation, for its torch and compiles against that; where there is none, it requires the one of scripts/constraints.txt.
+An extension fits one torch only. `pip install .` builds in an environment of its own, where a plain requirement on
+torch would fetch the newest one whatever the user has. So this backend asks the interpreter it runs on, outside the
+isolation, for its torch and compiles against that; where there is none, it requires the one of constraints.txt.
 What is built, and how, is setup.py's business.
 """
 
@@ -77,7 +77,7 @@ def _torch_outside_isolation() -> str | None:
     """The folder on the interpreter's own path that holds torch; pip isolates by environment variables alone."""
     environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONNOUSERSITE")}
     probe = "import importlib.util as u; spec = u.find_spec('torch'); print(spec.origin if spec else '')"
-    # -P would do, but needs Python 3.11: run elsewhere, so that a folder named torch here is not taken for it.
+    # Run elsewhere, so that a folder named torch in the current one is not taken for it.
     found = subprocess.run(
         [sys.executable, "-c", probe], env=environment, cwd=sys.prefix, capture_output=True, text=True, check=True
     )

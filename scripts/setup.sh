@@ -127,7 +127,8 @@ make_venv() {
   "$base" -m venv .venv >&2 || fail "'$base -m venv .venv' failed (see above)"
 }
 
-install() { "$python" -m pip install --quiet "$@" >&2 || fail "pip install failed (see above)"; }
+# Twice quiet: errors only.
+install() { "$python" -m pip install --quiet --quiet "$@" >&2 || fail "pip install failed (see above)"; }
 
 set_up() {
   require_compiler
