@@ -1,7 +1,7 @@
 """scripts/setup.sh: which environment it takes, what it asks of pip, when it does nothing, and how it fails.
 
-Every test runs the real script in a copy of the few files it reads, on a PATH that holds only the tools named here, with
-no network: either it stops before pip, or pip is a recorder.
+Every test runs the real script in a copy of the few files it reads, on a PATH that holds only the tools named here,
+with no network: either it stops before pip, or pip is a recorder.
 """
 
 import os
@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-TOOLS = "bash cat cp dirname find flock grep mkdir mv paste rm sha256sum shasum sleep sort touch xargs".split()
+TOOLS = ["bash", "cat", "cp", "dirname", "find", "flock", "grep", "mkdir", "mv", "paste", "rm", "sort", "touch", "xargs"]
+TOOLS += ["sha256sum", "shasum"]
 REAL_PYTHON = Path(sys.executable).resolve()
 
 # Stands for pip: notes its arguments, and fails when two of it run at once.
