@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-TOOLS = ["bash", "cat", "cp", "dirname", "find", "flock", "grep", "mkdir", "mv", "paste", "rm", "sort", "touch", "xargs"]
-TOOLS += ["sha256sum", "shasum"]
+TOOLS = ["bash", "cat", "cp", "dirname", "find", "flock", "grep", "mkdir", "mv"]
+TOOLS += ["paste", "rm", "sha256sum", "shasum", "sort", "touch", "xargs"]
 REAL_PYTHON = Path(sys.executable).resolve()
 
 # Stands for pip: notes its arguments, and fails when two of it run at once.
