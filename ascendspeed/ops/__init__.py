@@ -1,0 +1,19 @@
+"""The attention operator: torch.ops.ascendspeed and the functions users call.
+
+Importing it needs torch and the compiled ascendspeed._C, nothing else.
+"""
+
+from ascendspeed.ops.flash_attention import FlashAttentionScoreOutput, flash_attention_score
+from ascendspeed.ops.library import active_isa
+from ascendspeed.ops.masks import compressed_atten_mask
+from ascendspeed.ops.seed_api import FlashAttention, npu_flash_attention, npu_flash_attention_grad
+
+__all__ = [
+    "FlashAttention",
+    "FlashAttentionScoreOutput",
+    "active_isa",
+    "compressed_atten_mask",
+    "flash_attention_score",
+    "npu_flash_attention",
+    "npu_flash_attention_grad",
+]

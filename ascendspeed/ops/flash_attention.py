@@ -1,0 +1,127 @@
+"""flash_attention_score: the operator with every attribute, as a function.
+
+The names and defaults are CANN's (pre_tockens and next_tockens are spelled as in its API). What it computes is decided
+by the kernel of the tensors' device; which arguments are legal by csrc/attention/rules.cpp.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ascendspeed.ops import library as library  # noqa: PLC0414  registers fakes and gradients
+
+__all__ = ["FlashAttentionScoreOutput", "flash_attention_score"]
+
+_NO_LIMIT = 2147483647
+
+
+class FlashAttentionScoreOutput(NamedTuple):
+    """What aclnnFlashAttentionScore returns, in the order of torch_npu.npu_fusion_attention."""
+
+    attention_out: Tensor
+    softmax_max: Tensor
+    softmax_sum: Tensor
+    softmax_out: Tensor
+
+
+def flash_attention_score(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    head_num: int,
+    input_layout: str,
+    *,
+    pse: Tensor | None = None,
+    drop_mask: Tensor | None = None,
+    padding_mask: Tensor | None = None,
+    atten_mask: Tensor | None = None,
+    sink: Tensor | None = None,
+    prefix: Sequence[int] | None = None,
+    actual_seq_qlen: Sequence[int] | None = None,
+    actual_seq_kvlen: Sequence[int] | None = None,
+    q_start_idx: Sequence[int] | None = None,
+    kv_start_idx: Sequence[int] | None = None,
+    scale: float = 1.0,
+    keep_prob: float = 1.0,
+    pre_tockens: int = _NO_LIMIT,
+    next_tockens: int = _NO_LIMIT,
+    inner_precise: int = 0,
+    sparse_mode: int = 0,
+    pse_type: int = 1,
+    softmax_layout: str = "",
+    seed: int = 0,
+    offset: int = 0,
+    gen_mask_parallel: bool = True,
+    sync: bool = False,
+) -> FlashAttentionScoreOutput:
+    """attention_out = softmax(mask(scale * Q K^T)) V, without ever holding the Sq x Skv scores.
+
+    B batch, N = head_num query heads, Nkv key/value heads, Sq/Skv lengths, D head size of query and key, Dv of value.
+    Differentiable in query, key and value; sums are float32 whatever the dtype, and results do not depend on the
+    number of threads.
+
+    Args:
+        query: [B, Sq, N*D] (BSH), [Sq, B, N*D] (SBH), [B, Sq, N, D] (BSND) or [B, N, Sq, D] (BNSD); float16, bfloat16
+            or float32; any strides. D is at most 768, N at most 256.
+        key: as query, with Skv and Nkv heads of size D. Nkv divides N; query head n reads head n // (N / Nkv).
+        value: as key, with heads of size Dv <= D.
+        head_num: query heads of this rank: num_attention_heads / tensor_model_parallel_size.
+        input_layout: BSH, SBH, BSND or BNSD, in any case.
+        atten_mask: bool or uint8, 1 = position is left out. Without it nothing is masked, whatever sparse_mode says.
+            Modes 0, 1: [B, N, Sq, Skv], [B, 1, Sq, Skv], [1, 1, Sq, Skv] or [Sq, Skv]; mode 5 the first two (any if
+            B is 1); modes 2, 3, 4, 6: `compressed_atten_mask(sparse_mode)`.
+        prefix: mode 6 (and 5): for each batch element the number of leading keys that every row sees.
+        scale: factor on Q K^T, usually D ** -0.5; not applied for you.
+        pre_tockens, next_tockens: modes 0 and 4: keys a row sees to the left and right of its own position.
+        inner_precise: 0, 1 or 2; a row that sees no key has attention_out 0 in each of them.
+        sparse_mode: 0 mask and band, 1 mask, 2 causal from the top left, 3 causal from the bottom right, 4 band from
+            the bottom right, 5 prefix with a full mask, 6 prefix.
+        pse, drop_mask, keep_prob, sink, q_start_idx, kv_start_idx, TND with actual_seq_qlen and actual_seq_kvlen:
+            not implemented yet; anything but the default raises NotImplementedError.
+        padding_mask: reserved by CANN, must be None.
+        seed, offset, gen_mask_parallel, sync: steer how dropout masks are made; no effect without dropout.
+
+    Returns:
+        attention_out: query's shape with heads of size Dv, query's dtype.
+        softmax_max, softmax_sum: [B, N, Sq, 8] float32, the row maximum of the scaled scores and the row sum of
+            exp(score - maximum), each 8 times; the backward needs them. A row that sees no key has -FLT_MAX, FLT_MAX.
+        softmax_out: reserved by CANN; an empty tensor.
+
+    Raises:
+        ValueError: CANN 161002, a value, shape or dtype breaks a rule; the message names argument, value and rule.
+        NotImplementedError: legal in CANN and not built here; the message names the argument.
+
+    Source: aclnnFlashAttentionScore, "Parameters" and "Constraints"; docs/operator.md.
+    """
+    attention_out, softmax_max, softmax_sum = torch.ops.ascendspeed.flash_attention_score(
+        query,
+        key,
+        value,
+        head_num,
+        input_layout,
+        pse=pse,
+        drop_mask=drop_mask,
+        padding_mask=padding_mask,
+        atten_mask=atten_mask,
+        sink=sink,
+        prefix=prefix,
+        actual_seq_qlen=actual_seq_qlen,
+        actual_seq_kvlen=actual_seq_kvlen,
+        q_start_idx=q_start_idx,
+        kv_start_idx=kv_start_idx,
+        scale=scale,
+        keep_prob=keep_prob,
+        pre_tockens=pre_tockens,
+        next_tockens=next_tockens,
+        inner_precise=inner_precise,
+        sparse_mode=sparse_mode,
+        pse_type=pse_type,
+        softmax_layout=softmax_layout,
+        seed=seed,
+        offset=offset,
+        gen_mask_parallel=gen_mask_parallel,
+        sync=sync,
+    )
+    return FlashAttentionScoreOutput(attention_out, softmax_max, softmax_sum, query.new_empty(0, dtype=torch.float32))

@@ -1,0 +1,101 @@
+"""torch.ops.ascendspeed in Python: loading the kernels, output shapes for fake tensors, and the gradient.
+
+No arithmetic and no rule lives here: rules are csrc/attention/rules.cpp, which the fake kernels call too. Schemas are
+csrc/torch/schema.cpp.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ascendspeed import _C  # type: ignore[attr-defined]
+from ascendspeed.ops import layout
+
+__all__ = ["active_isa"]
+
+_FORWARD = torch.ops.ascendspeed.flash_attention_score.default
+_BACKWARD = torch.ops.ascendspeed.flash_attention_score_grad.default
+_STAT_LANES = 8
+
+
+def active_isa() -> str:
+    """Name of the instruction set the CPU kernels run on ("generic", "avx2", "avx512").
+
+    Raises:
+        ValueError: the environment variable ASCENDSPEED_CPU_ISA names one that this machine lacks.
+    """
+    return _C.active_isa()
+
+
+def _concrete(size: Any) -> int | None:
+    """A size as a number: symbolic ones by the hint of the trace, so that checking them adds no guard."""
+    return size if isinstance(size, int) else size.node.hint
+
+
+def _checkable(argument: Any) -> tuple[bool, Any]:
+    """(known, argument as _C.check_* takes it); unknown when a size has no hint, and the kernel then checks alone."""
+    if not isinstance(argument, Tensor):
+        return True, list(argument) if isinstance(argument, list | tuple) else argument
+    sizes = [_concrete(size) for size in argument.shape]
+    return None not in sizes, (sizes, argument.dtype)
+
+
+def _check(op: torch._ops.OpOverload, rule: Any, given: tuple) -> None:
+    """Apply the C++ rules to a call's arguments, those left out filled with the schema's defaults."""
+    defaults = [parameter.default_value for parameter in op._schema.arguments[len(given) :]]
+    checkable = [_checkable(argument) for argument in (*given, *defaults)]
+    if all(known for known, _ in checkable):
+        rule(*(argument for _, argument in checkable))
+
+
+@torch.library.register_fake("ascendspeed::flash_attention_score")
+def _(
+    query: Tensor, key: Tensor, value: Tensor, head_num: int, input_layout: str, *attributes: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    _check(_FORWARD, _C.check_forward, (query, key, value, head_num, input_layout, *attributes))
+    batch, length = layout.batch_and_length(query, input_layout)
+    stats = (batch, head_num, length, _STAT_LANES)
+    return (
+        query.new_empty(layout.output_shape(query, key, value, head_num, input_layout)),
+        query.new_empty(stats, dtype=torch.float32),
+        query.new_empty(stats, dtype=torch.float32),
+    )
+
+
+@torch.library.register_fake("ascendspeed::flash_attention_score_grad")
+def _(query: Tensor, key: Tensor, value: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
+    _check(_BACKWARD, _C.check_backward, (query, key, value, *others))
+    return query.new_empty(query.shape), key.new_empty(key.shape), value.new_empty(value.shape)
+
+
+def _save(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor, Tensor]) -> None:
+    query, key, value, *attributes = inputs
+    attention_out, softmax_max, softmax_sum = output
+    ctx.mark_non_differentiable(softmax_max, softmax_sum)
+    ctx.set_materialize_grads(False)
+    # Tensors go through save_for_backward, so that autograd notices one that is changed in place meanwhile.
+    ctx.is_tensor = [isinstance(a, Tensor) for a in attributes]
+    ctx.values = [None if isinstance(a, Tensor) else a for a in attributes]
+    tensors = (a for a in attributes if isinstance(a, Tensor))
+    ctx.save_for_backward(query, key, value, attention_out, softmax_max, softmax_sum, *tensors)
+
+
+def _backward(ctx: Any, dy: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
+    gradients: tuple[Tensor | None, ...] = (None, None, None)
+    if dy is not None:
+        query, key, value, attention_out, softmax_max, softmax_sum, *tensors = ctx.saved_tensors
+        rest = iter(tensors)
+        attributes = [next(rest) if tensor else a for tensor, a in zip(ctx.is_tensor, ctx.values, strict=True)]
+        gradients = _BACKWARD(query, key, value, dy, softmax_max, softmax_sum, None, attention_out, *attributes)
+    return *gradients, *[None] * len(ctx.values)
+
+
+torch.library.register_autograd("ascendspeed::flash_attention_score", _backward, setup_context=_save)
+
+
+def _no_second_derivative(ctx: Any, *_: Any) -> tuple:
+    raise NotImplementedError("flash_attention_score_grad has no gradient of its own: second derivatives are not built")
+
+
+torch.library.register_autograd("ascendspeed::flash_attention_score_grad", _no_second_derivative)

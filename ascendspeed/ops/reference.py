@@ -1,0 +1,112 @@
+"""The dense float64 reference: the operator's formula in plain PyTorch, forward and backward.
+
+The truth every kernel is tested against. It states masks and formulas again on purpose and imports nothing of ours:
+comparing a rule with itself would prove nothing. Only tests, benchmarks, start-up checks and docs may import it.
+
+B batch, N query heads, Nkv key/value heads, Sq/Skv lengths, D and Dv head sizes; off = Skv - Sq.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+__all__ = ["Forward", "attention", "attention_grad", "excluded"]
+
+_FLT_MAX = torch.finfo(torch.float32).max
+
+
+class Forward(NamedTuple):
+    """Outputs in float64, [B, N, Sq, Dv] and [B, N, Sq], and the probabilities [B, N, Sq, Skv]."""
+
+    attention_out: Tensor
+    softmax_max: Tensor
+    softmax_sum: Tensor
+    probabilities: Tensor
+
+
+def excluded(
+    batch: int,
+    heads: int,
+    q_len: int,
+    kv_len: int,
+    *,
+    atten_mask: Tensor | None = None,
+    sparse_mode: int = 0,
+    pre_tockens: int = 2147483647,
+    next_tockens: int = 2147483647,
+    prefix: list[int] | None = None,
+) -> Tensor:
+    """Positions that take no part, bool [B, N, Sq, Skv]: the table of sparse modes, position by position."""
+    shape = (batch, heads, q_len, kv_len)
+    if atten_mask is None:
+        return torch.zeros(shape, dtype=torch.bool)
+    i = torch.arange(q_len).view(q_len, 1)
+    j = torch.arange(kv_len).view(1, kv_len)
+    off = kv_len - q_len
+    if sparse_mode in (0, 1, 5):
+        out = atten_mask.to(torch.bool).cpu().expand(shape)
+        return out | (j < i - pre_tockens) | (j > i + next_tockens) if sparse_mode == 0 else out
+    if sparse_mode == 2:
+        out = j > i
+    elif sparse_mode == 3:
+        out = j > i + off
+    elif sparse_mode == 4:
+        out = (j < i + off - pre_tockens) | (j > i + off + next_tockens)
+    elif sparse_mode == 6:
+        assert prefix is not None
+        lengths = torch.tensor(prefix).view(batch, 1, 1, 1)
+        out = (j >= lengths) & (j > i + off)
+    else:
+        raise ValueError(f"sparse_mode={sparse_mode} is not in the dense reference")
+    return out.expand(shape)
+
+
+def attention(query: Tensor, key: Tensor, value: Tensor, *, scale: float, mask: Tensor) -> Forward:
+    """P = softmax(scale * Q K^T where not excluded), Y = P V.
+
+    Args:
+        query: [B, N, Sq, D]; key: [B, Nkv, Skv, D]; value: [B, Nkv, Skv, Dv]; any dtype, taken to float64.
+        scale: factor on Q K^T.
+        mask: bool [B, N, Sq, Skv] from `excluded`.
+
+    A row with no visible key has output 0, maximum -FLT_MAX and sum FLT_MAX.
+    """
+    group = query.shape[1] // key.shape[1]
+    key, value = (t.double().repeat_interleave(group, dim=1) for t in (key, value))
+    scores = (scale * (query.double() @ key.transpose(-1, -2))).masked_fill(mask, -torch.inf)
+    empty = mask.all(dim=-1)
+    maximum = scores.amax(dim=-1).masked_fill(empty, 0.0)
+    weights = torch.exp(scores - maximum.unsqueeze(-1))
+    weights = weights.masked_fill(mask, 0.0)
+    total = weights.sum(dim=-1).masked_fill(empty, 1.0)
+    probabilities = weights / total.unsqueeze(-1)
+    return Forward(
+        probabilities @ value,
+        maximum.masked_fill(empty, -_FLT_MAX),
+        total.masked_fill(empty, _FLT_MAX),
+        probabilities,
+    )
+
+
+def attention_grad(
+    query: Tensor, key: Tensor, value: Tensor, dy: Tensor, *, scale: float, mask: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """dq, dk, dv in float64, shapes as query, key, value: the specification's backward, term by term."""
+    forward = attention(query, key, value, scale=scale, mask=mask)
+    kv_heads = key.shape[1]
+    group = query.shape[1] // kv_heads
+    query, key, value, dy = (t.double() for t in (query, key, value, dy))
+    key_n, value_n = (t.repeat_interleave(group, dim=1) for t in (key, value))
+    p = forward.probabilities
+    dv = p.transpose(-1, -2) @ dy
+    dp = dy @ value_n.transpose(-1, -2)
+    delta = (dy * forward.attention_out).sum(dim=-1, keepdim=True)
+    ds = p * (dp - delta)
+    dq = scale * ds @ key_n
+    dk = scale * ds.transpose(-1, -2) @ query
+
+    def over_group(t: Tensor) -> Tensor:
+        return t.unflatten(1, (kv_heads, group)).sum(dim=2)
+
+    return dq, over_group(dk), over_group(dv)

@@ -1,0 +1,56 @@
+// The border between a framework and a kernel: one struct of pointers, strides, sizes and attributes.
+//
+// Filled by csrc/torch (and by the aclnn host library) after rules.h has accepted the problem; kernels trust it.
+// Strides count elements. Tensors may overlap each other only where they are all inputs.
+#pragma once
+
+#include <cstdint>
+
+#include "attention/dtype.h"
+#include "attention/layout.h"
+#include "attention/sparse.h"
+
+namespace ascendspeed {
+
+// The last axis of softmax_max and softmax_sum: one 32-byte block of the hardware, eight equal values.
+constexpr int64_t kStatLanes = 8;
+
+struct ConstView {
+  const void* data = nullptr;
+  Strides strides;  // as [batch, head, position, dim]
+};
+
+struct View {
+  void* data = nullptr;
+  Strides strides;
+};
+
+// One byte per score, non-zero = excluded. Broadcast axes have stride 0. data == nullptr: no mask content applies.
+struct MaskView {
+  const uint8_t* data = nullptr;
+  int64_t batch = 0, head = 0, row = 0, column = 0;
+};
+
+struct AttentionParams {
+  Geometry geometry;
+  DType dtype = DType::kFloat32;  // of query, key, value, outputs and gradients
+  float scale = 1.0f;
+  Sparsity sparsity;
+  MaskView mask;  // only where sparsity.mask_decides()
+  ConstView query, key, value;
+};
+
+struct ForwardParams : AttentionParams {
+  View attention_out;
+  float* softmax_max = nullptr;  // [B, N, Sq, 8], contiguous
+  float* softmax_sum = nullptr;  // [B, N, Sq, 8], contiguous
+};
+
+struct BackwardParams : AttentionParams {
+  ConstView dy, attention_in;
+  const float* softmax_max = nullptr;  // [B, N, Sq, 8], contiguous; lane 0 is read
+  const float* softmax_sum = nullptr;
+  View dq, dk, dv;
+};
+
+}  // namespace ascendspeed

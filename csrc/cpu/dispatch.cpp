@@ -1,0 +1,58 @@
+// Which instruction set runs: the one list, best first, and ASCENDSPEED_CPU_ISA.
+#include <array>
+#include <cstdlib>
+#include <stdexcept>
+#include <string>
+
+#include "cpu/microkernel.h"
+
+namespace ascendspeed::cpu {
+
+extern const Microkernel kGeneric;
+#ifdef __x86_64__
+extern const Microkernel kAvx2;
+extern const Microkernel kAvx512;
+#endif
+
+namespace {
+
+struct Candidate {
+  const Microkernel* kernel;
+  bool (*supported)();  // by the running CPU and operating system
+};
+
+constexpr std::array kBestFirst = {
+#ifdef __x86_64__
+    Candidate{&kAvx512,
+              [] {
+                return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") != 0;
+              }},
+    Candidate{&kAvx2,
+              [] {
+                return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+                       __builtin_cpu_supports("f16c") != 0;
+              }},
+#endif
+    Candidate{&kGeneric, [] { return true; }}};
+
+const Microkernel& choose() {
+  const char* wanted = std::getenv("ASCENDSPEED_CPU_ISA");
+  if (wanted != nullptr && *wanted == '\0') wanted = nullptr;
+  std::string supported;
+  for (const auto& [kernel, is_supported] : kBestFirst) {
+    if (!is_supported()) continue;
+    if (wanted == nullptr || std::string(wanted) == kernel->name) return *kernel;
+    supported += std::string(" ") + kernel->name;
+  }
+  throw std::invalid_argument("ASCENDSPEED_CPU_ISA=" + std::string(wanted) + " is not one of:" + supported);
+}
+
+}  // namespace
+
+const Microkernel& active_microkernel() {
+  static const Microkernel& kernel = choose();
+  return kernel;
+}
+
+}  // namespace ascendspeed::cpu

@@ -1,0 +1,72 @@
+// The vector primitives a CPU attention kernel is written in, one table per instruction set.
+//
+// flash_forward.cpp and flash_backward.cpp are written once against this table. An instruction set is one .cpp
+// that fills it and nothing else; that file alone is compiled with its -m flags, so no AVX-512 instruction can
+// leak into code that runs on an older machine.
+//
+// Tiles are row-major float32. A leading dimension (ld*) counts floats and is a multiple of kTileAlign, and so is
+// every column count called `padded`: tails are filled, never branched on. Nothing here allocates or throws.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "attention/dtype.h"
+
+namespace ascendspeed::cpu {
+
+// Floats in a cache line; a whole number of vectors in every instruction set.
+constexpr int kTileAlign = 16;
+constexpr int padded(int64_t columns) { return static_cast<int>((columns + kTileAlign - 1) / kTileAlign * kTileAlign); }
+// A leading dimension of an odd number of cache lines: rows of a strip then fall into different sets of the
+// first-level cache, where 128 rows that are 512 bytes apart would share 8 of its 64 sets.
+constexpr int leading(int64_t columns) { return ((padded(columns) / kTileAlign) | 1) * kTileAlign; }
+
+// Which scores of one tile row take part: columns [begin, end) whose mask byte is 0.
+struct RowVisibility {
+  int begin, end;
+  const uint8_t* mask;  // one byte per column of the tile, contiguous, or nullptr
+};
+
+// Running softmax of one query row.
+struct RowStats {
+  float max;  // -inf until a score was seen
+  float sum;
+};
+
+struct Microkernel {
+  const char* name;  // "generic", "avx2", "avx512": a value of ASCENDSPEED_CPU_ISA
+
+  // c[rows][columns] (+)= a[rows][depth] * b[depth][columns]. Element (r, p) of a is at a[r * a_row + p * a_depth],
+  // so a transposed a costs nothing. columns is padded; rows and depth are any value >= 1. c aliases neither.
+  void (*matmul)(int rows, int columns, int depth, const float* a, ptrdiff_t a_row, ptrdiff_t a_depth, const float* b,
+                 int ldb, float* c, int ldc, bool accumulate);
+
+  // One tile row of the forward: scores[0, columns) become exp(scale * score - max), 0 where not visible, and
+  // stats move on. Returns the factor that what was accumulated so far must be multiplied with.
+  float (*softmax_row)(int columns, float scale, RowVisibility visible, float* scores, RowStats* stats);
+
+  // One tile row of the backward: scores become P = exp(scale * score - max) * inverse_sum and dp becomes
+  // dS = scale * P * (dp - delta); both are 0 where not visible.
+  void (*softmax_grad_row)(int columns, float scale, RowVisibility visible, float max, float inverse_sum, float delta,
+                           float* scores, float* dp);
+
+  void (*scale_row)(int columns, float factor, float* row);   // row[i] *= factor; columns is padded
+  float (*dot)(int columns, const float* a, const float* b);  // columns is padded
+
+  // Memory of `dtype` to a tile and back. Strides count elements. The rest of each tile row, up to ld, becomes 0;
+  // load_transposed turns [rows][columns] into [columns][ld].
+  void (*load_rows)(DType dtype, const void* source, int64_t row_stride, int64_t column_stride, int rows, int columns,
+                    float* tile, int ld);
+  void (*load_transposed)(DType dtype, const void* source, int64_t row_stride, int64_t column_stride, int rows,
+                          int columns, float* tile, int ld);
+  // Rounds to nearest even. Row r is multiplied by factors[r] first where factors is given.
+  void (*store_rows)(DType dtype, const float* tile, int ld, int rows, int columns, const float* factors,
+                     void* destination, int64_t row_stride, int64_t column_stride);
+};
+
+// Best table this machine supports, chosen once. ASCENDSPEED_CPU_ISA=<name> forces one; an unknown or unsupported
+// name throws std::invalid_argument listing the supported ones.
+const Microkernel& active_microkernel();
+
+}  // namespace ascendspeed::cpu

@@ -1,0 +1,178 @@
+// The primitives of microkernel.h, written once in vector extensions; each microkernel_*.cpp compiles them at its
+// own width. See vector.h for why everything is in an unnamed namespace.
+//
+// Before including: ASCENDSPEED_VECTOR_BYTES, and ASCENDSPEED_TILE_ROWS x 2 vectors, the register tile of matmul.
+#pragma once
+
+#include "cpu/convert.h"
+#include "cpu/microkernel.h"
+#include "cpu/vector.h"
+
+namespace ascendspeed::cpu {
+namespace {
+
+constexpr float kMinusInfinity = -__builtin_inff();
+
+// Rows x Vectors accumulators stay in registers while depth runs; b streams, a is broadcast.
+template <int Rows, int Vectors>
+inline void matmul_tile(int depth, const float* a, ptrdiff_t a_row, ptrdiff_t a_depth, const float* b, int ldb,
+                        float* c, int ldc, bool accumulate) {
+  Vec sum[Rows][Vectors];
+#pragma GCC unroll 16
+  for (int r = 0; r < Rows; ++r) {
+#pragma GCC unroll 2
+    for (int v = 0; v < Vectors; ++v) sum[r][v] = accumulate ? load(c + r * ldc + v * kWidth) : Vec{};
+  }
+  for (int p = 0; p < depth; ++p) {
+    Vec columns[Vectors];
+#pragma GCC unroll 2
+    for (int v = 0; v < Vectors; ++v) columns[v] = load(b + static_cast<ptrdiff_t>(p) * ldb + v * kWidth);
+#pragma GCC unroll 16
+    for (int r = 0; r < Rows; ++r) {
+      const Vec value = broadcast(a[r * a_row + p * a_depth]);
+#pragma GCC unroll 2
+      for (int v = 0; v < Vectors; ++v) sum[r][v] += value * columns[v];
+    }
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < Rows; ++r) {
+#pragma GCC unroll 2
+    for (int v = 0; v < Vectors; ++v) store(c + r * ldc + v * kWidth, sum[r][v]);
+  }
+}
+
+using MatmulTile = void (*)(int, const float*, ptrdiff_t, ptrdiff_t, const float*, int, float*, int, bool);
+
+// kTails<V>[r]: the tile of r rows and V vectors.
+template <int Vectors, int... Row>
+struct TileTable {
+  static constexpr MatmulTile entries[] = {nullptr, matmul_tile<Row + 1, Vectors>...};
+};
+template <int Vectors, int Count, int... Row>
+struct MakeTiles : MakeTiles<Vectors, Count - 1, Count - 1, Row...> {};
+template <int Vectors, int... Row>
+struct MakeTiles<Vectors, 0, Row...> : TileTable<Vectors, Row...> {};
+
+template <int Vectors>
+void matmul_columns(int rows, int depth, const float* a, ptrdiff_t a_row, ptrdiff_t a_depth, const float* b, int ldb,
+                    float* c, int ldc, bool accumulate) {
+  constexpr int kRows = ASCENDSPEED_TILE_ROWS;
+  int r = 0;
+  for (; r + kRows <= rows; r += kRows) {
+    matmul_tile<kRows, Vectors>(depth, a + r * a_row, a_row, a_depth, b, ldb, c + static_cast<ptrdiff_t>(r) * ldc, ldc,
+                                accumulate);
+  }
+  if (r < rows) {
+    MakeTiles<Vectors, kRows>::entries[rows - r](depth, a + r * a_row, a_row, a_depth, b, ldb,
+                                                 c + static_cast<ptrdiff_t>(r) * ldc, ldc, accumulate);
+  }
+}
+
+void matmul(int rows, int columns, int depth, const float* a, ptrdiff_t a_row, ptrdiff_t a_depth, const float* b,
+            int ldb, float* c, int ldc, bool accumulate) {
+  // Columns outside, rows inside: one strip of b stays in the first-level cache while all of a passes.
+  int n = 0;
+  for (; n + 2 * kWidth <= columns; n += 2 * kWidth) {
+    matmul_columns<2>(rows, depth, a, a_row, a_depth, b + n, ldb, c + n, ldc, accumulate);
+  }
+  for (; n < columns; n += kWidth) {
+    matmul_columns<1>(rows, depth, a, a_row, a_depth, b + n, ldb, c + n, ldc, accumulate);
+  }
+}
+
+inline IntVec visible_lanes(const RowVisibility& visible, int first) {
+  const IntVec column = column_index(first);
+  IntVec lanes = (column >= visible.begin) & (column < visible.end);
+  if (visible.mask != nullptr) {
+    ByteVec bytes;
+    __builtin_memcpy(&bytes, visible.mask + first, sizeof(bytes));
+    lanes &= __builtin_convertvector(bytes, IntVec) == 0;
+  }
+  return lanes;
+}
+
+inline bool whole_row(const RowVisibility& visible, int columns) {
+  return visible.begin <= 0 && visible.end >= columns && visible.mask == nullptr;
+}
+
+bool any_visible(const RowVisibility& visible) {
+  if (visible.mask == nullptr) return visible.begin < visible.end;
+  for (int c = visible.begin; c < visible.end; ++c) {
+    if (visible.mask[c] == 0) return true;
+  }
+  return false;
+}
+
+template <bool Whole>
+float softmax_row_as(int columns, float scale, const RowVisibility& visible, float* scores, RowStats* stats) {
+  Vec max = broadcast(stats->max);
+  for (int c = 0; c < columns; c += kWidth) {
+    Vec x = load(scores + c) * scale;
+    if (!Whole) x = visible_lanes(visible, c) ? x : broadcast(kMinusInfinity);
+    store(scores + c, x);
+    max = x > max ? x : max;
+  }
+  const float new_max = horizontal_max(max);
+  if (new_max == kMinusInfinity && !any_visible(visible)) {
+    for (int c = 0; c < columns; c += kWidth) store(scores + c, Vec{});
+    return 1.0f;
+  }
+  Vec sum{};
+  for (int c = 0; c < columns; c += kWidth) {
+    Vec e = exp_nonpositive(load(scores + c) - new_max);
+    if (!Whole) e = visible_lanes(visible, c) ? e : Vec{};
+    store(scores + c, e);
+    sum += e;
+  }
+  const float row_sum = horizontal_sum(sum);
+  const float rescale = exp_nonpositive(broadcast(stats->max - new_max))[0];
+  // A NaN score loses every comparison above; it shows in the sum, and the maximum of a row with NaN is NaN.
+  const bool poisoned = row_sum != row_sum && new_max < __builtin_inff();
+  stats->max = poisoned ? row_sum : new_max;
+  stats->sum = stats->sum * rescale + row_sum;
+  return rescale;
+}
+
+float softmax_row(int columns, float scale, RowVisibility visible, float* scores, RowStats* stats) {
+  return whole_row(visible, columns) ? softmax_row_as<true>(columns, scale, visible, scores, stats)
+                                     : softmax_row_as<false>(columns, scale, visible, scores, stats);
+}
+
+template <bool Whole>
+void softmax_grad_row_as(int columns, float scale, const RowVisibility& visible, float max, float inverse_sum,
+                         float delta, float* scores, float* dp) {
+  for (int c = 0; c < columns; c += kWidth) {
+    Vec p = exp_nonpositive(load(scores + c) * scale - max) * inverse_sum;
+    Vec ds = (p * scale) * (load(dp + c) - delta);
+    if (!Whole) {
+      const IntVec lanes = visible_lanes(visible, c);
+      p = lanes ? p : Vec{};
+      ds = lanes ? ds : Vec{};
+    }
+    store(scores + c, p);
+    store(dp + c, ds);
+  }
+}
+
+void softmax_grad_row(int columns, float scale, RowVisibility visible, float max, float inverse_sum, float delta,
+                      float* scores, float* dp) {
+  const auto as = whole_row(visible, columns) ? softmax_grad_row_as<true> : softmax_grad_row_as<false>;
+  as(columns, scale, visible, max, inverse_sum, delta, scores, dp);
+}
+
+void scale_row(int columns, float factor, float* row) {
+  for (int c = 0; c < columns; c += kWidth) store(row + c, load(row + c) * factor);
+}
+
+float dot(int columns, const float* a, const float* b) {
+  Vec sum{};
+  for (int c = 0; c < columns; c += kWidth) sum += load(a + c) * load(b + c);
+  return horizontal_sum(sum);
+}
+
+constexpr Microkernel make_microkernel(const char* name) {
+  return {name, matmul, softmax_row, softmax_grad_row, scale_row, dot, load_rows, load_transposed, store_rows};
+}
+
+}  // namespace
+}  // namespace ascendspeed::cpu

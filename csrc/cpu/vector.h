@@ -1,0 +1,70 @@
+// Vectors of floats in the compiler's own vector extension: one source for every instruction set.
+//
+// Included only by microkernel_*.cpp through microkernel_impl.h, after ASCENDSPEED_VECTOR_BYTES is set. Everything
+// lies in an unnamed namespace and calls no function of another header: an inline function instantiated here with
+// AVX-512 flags could otherwise become the copy that the linker keeps for everybody.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace ascendspeed::cpu {
+namespace {
+
+constexpr int kWidth = ASCENDSPEED_VECTOR_BYTES / 4;
+
+typedef float Vec __attribute__((vector_size(ASCENDSPEED_VECTOR_BYTES)));
+typedef int32_t IntVec __attribute__((vector_size(ASCENDSPEED_VECTOR_BYTES)));
+typedef uint32_t UintVec __attribute__((vector_size(ASCENDSPEED_VECTOR_BYTES)));
+typedef float UnalignedVec __attribute__((vector_size(ASCENDSPEED_VECTOR_BYTES), aligned(4), may_alias));
+typedef uint16_t HalfVec __attribute__((vector_size(ASCENDSPEED_VECTOR_BYTES / 2), aligned(2), may_alias));
+typedef uint8_t ByteVec __attribute__((vector_size(ASCENDSPEED_VECTOR_BYTES / 4), aligned(1), may_alias));
+
+inline Vec load(const float* p) { return *reinterpret_cast<const UnalignedVec*>(p); }
+inline void store(float* p, Vec v) { *reinterpret_cast<UnalignedVec*>(p) = v; }
+inline Vec broadcast(float x) { return Vec{} + x; }
+inline Vec as_float(IntVec v) { return reinterpret_cast<Vec>(v); }
+inline IntVec as_int(Vec v) { return reinterpret_cast<IntVec>(v); }
+
+inline IntVec column_index(int first) {
+  IntVec v;
+  for (int i = 0; i < kWidth; ++i) v[i] = first + i;
+  return v;
+}
+
+inline float horizontal_sum(Vec v) {
+  float sum = 0;
+  for (int i = 0; i < kWidth; ++i) sum += v[i];
+  return sum;
+}
+
+inline float horizontal_max(Vec v) {
+  float max = v[0];
+  for (int i = 1; i < kWidth; ++i) max = v[i] > max ? v[i] : max;
+  return max;
+}
+
+// exp(x) for x <= 0 up to rounding, within 2 ulp; below -87.3 it is 0 (a denormal result is flushed), NaN stays NaN.
+// x = n * ln2 + r with |r| <= ln2 / 2; e^r by the degree-7 polynomial of Cephes' expf, then 2^n by exponent bits.
+inline Vec exp_nonpositive(Vec x) {
+  constexpr float kLowest = -87.33654f, kHighest = 88.0f;
+  constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it leaves the nearest integer in the low bits
+  const IntVec underflow = x < kLowest;
+  x = underflow ? broadcast(kLowest) : x;
+  x = x > kHighest ? broadcast(kHighest) : x;
+  const Vec shifted = x * 1.44269504088896341f + kRound;
+  const Vec n = shifted - kRound;
+  const Vec r = (x - n * 0.693359375f) - n * -2.12194440e-4f;
+  Vec p = broadcast(1.9875691500e-4f);
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  const Vec e = p * (r * r) + (r + 1.0f);
+  const IntVec power = (as_int(shifted) + 127) << 23;
+  return underflow ? Vec{} : e * as_float(power);
+}
+
+}  // namespace
+}  // namespace ascendspeed::cpu

@@ -1,0 +1,70 @@
+// ascendspeed._C: importing it defines torch.ops.ascendspeed; its functions are what Python needs besides.
+#include <ATen/EmptyTensor.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+#include <torch/csrc/Dtype.h>
+#include <torch/library.h>
+
+#include "attention/rules.h"
+#include "cpu/microkernel.h"
+#include "torch/schema.h"
+
+namespace py = pybind11;
+
+TORCH_LIBRARY(ascendspeed, m) {
+  m.def(ascendspeed::forward_schema().c_str());
+  m.def(ascendspeed::backward_schema().c_str());
+}
+
+namespace {
+
+// A tensor argument arrives as (sizes, dtype): the fake kernels know shapes, perhaps only by their hints, and no data.
+c10::IValue to_ivalue(const py::handle& argument) {
+  if (argument.is_none()) return {};
+  if (py::isinstance<py::bool_>(argument)) return argument.cast<bool>();
+  if (py::isinstance<py::int_>(argument)) return argument.cast<int64_t>();
+  if (py::isinstance<py::float_>(argument)) return argument.cast<double>();
+  if (py::isinstance<py::str>(argument)) return argument.cast<std::string>();
+  if (py::isinstance<py::list>(argument)) return argument.cast<std::vector<int64_t>>();
+  const auto [sizes, dtype] = argument.cast<std::pair<std::vector<int64_t>, py::object>>();
+  if (!THPDtype_Check(dtype.ptr())) throw py::type_error("expected (sizes, torch.dtype)");
+  return at::Tensor(at::detail::empty_meta(sizes, reinterpret_cast<THPDtype*>(dtype.ptr())->scalar_type));
+}
+
+void raise_python(const ascendspeed::Status& status) {
+  if (status.ok()) return;
+  const bool not_built = status.verdict == ascendspeed::Verdict::kNotBuilt;
+  PyErr_SetString(not_built ? PyExc_NotImplementedError : PyExc_ValueError, status.message.c_str());
+  throw py::error_already_set();
+}
+
+torch::jit::Stack to_stack(const py::args& arguments) {
+  torch::jit::Stack stack;
+  for (const py::handle& argument : arguments) stack.push_back(to_ivalue(argument));
+  return stack;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C, m) {
+  m.doc() = "Defines torch.ops.ascendspeed; see ascendspeed.ops.";
+  m.def(
+      "check_forward",
+      [](const py::args& arguments) {
+        torch::jit::Stack stack = to_stack(arguments);
+        ascendspeed::Resolved resolved;
+        raise_python(check_forward(ascendspeed::pop_forward(&stack).problem(), &resolved));
+      },
+      "Apply every rule of flash_attention_score to its arguments in schema order, tensors as (sizes, dtype).");
+  m.def(
+      "check_backward",
+      [](const py::args& arguments) {
+        torch::jit::Stack stack = to_stack(arguments);
+        ascendspeed::Resolved resolved;
+        raise_python(check_backward(ascendspeed::pop_backward(&stack).problem(), &resolved));
+      },
+      "Apply every rule of flash_attention_score_grad to its arguments in schema order, tensors as (sizes, dtype).");
+  m.def(
+      "active_isa", [] { return std::string(ascendspeed::cpu::active_microkernel().name); },
+      "Name of the instruction set the CPU kernels run on.");
+}

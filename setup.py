@@ -1,0 +1,69 @@
+"""The extension module ascendspeed._C; everything else about the package is in pyproject.toml.
+
+Sources are listed one by one, with the flags that a single file needs: an instruction set's flags must not reach any
+other file, or the library would crash on machines without it.
+"""
+
+import os
+import platform
+from pathlib import Path
+
+from setuptools import setup
+from torch.utils.cpp_extension import BuildExtension, CppExtension
+
+ROOT = Path(__file__).parent
+X86 = platform.machine() in ("x86_64", "AMD64")
+
+SOURCES = [
+    "csrc/attention/layout.cpp",
+    "csrc/attention/rules.cpp",
+    "csrc/cpu/dispatch.cpp",
+    "csrc/cpu/flash_backward.cpp",
+    "csrc/cpu/flash_forward.cpp",
+    "csrc/cpu/microkernel_generic.cpp",
+    "csrc/torch/flash_attention_cpu.cpp",
+    "csrc/torch/library.cpp",
+    "csrc/torch/schema.cpp",
+    "csrc/torch/tensor_info.cpp",
+]
+
+ISA_FLAGS = {
+    "csrc/cpu/microkernel_avx2.cpp": ["-mavx2", "-mfma", "-mf16c"],
+    "csrc/cpu/microkernel_avx512.cpp": [
+        "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mprefer-vector-width=512",
+    ],
+}  # fmt: skip
+
+FLAGS = ["-std=c++20", "-O3", "-g0", "-fvisibility=hidden", "-fopenmp", "-ffp-contract=fast", "-Wall", "-Wextra"]
+# Torch's headers are not ours to keep warning-free.
+FLAGS += [flag for path in CppExtension("", []).include_dirs for flag in ("-isystem", path)]
+if os.environ.get("ASCENDSPEED_WERROR") == "1":
+    FLAGS.append("-Werror")
+
+
+class Build(BuildExtension):
+    """BuildExtension that adds ISA_FLAGS to the files that have them."""
+
+    def build_extensions(self) -> None:
+        compiler = self.compiler
+        compiler.__class__ = type("Compiler", (compiler.__class__,), {"_compile": _compile_with_isa_flags})
+        super().build_extensions()
+
+
+def _compile_with_isa_flags(self, obj, src, ext, cc_args, extra_postargs, pp_opts):  # noqa: ANN001, ANN202
+    extra = ISA_FLAGS.get(os.path.relpath(src, ROOT).replace(os.sep, "/"), [])
+    return super(type(self), self)._compile(obj, src, ext, cc_args, [*extra_postargs, *extra], pp_opts)
+
+
+setup(
+    ext_modules=[
+        CppExtension(
+            "ascendspeed._C",
+            SOURCES + (list(ISA_FLAGS) if X86 else []),
+            include_dirs=["csrc"],
+            extra_compile_args=FLAGS,
+            extra_link_args=["-fopenmp"],
+        )
+    ],
+    cmdclass={"build_ext": Build.with_options(use_ninja=False)},
+)
