@@ -1,0 +1,98 @@
+"""The layer spec that puts the operator into megatron-core's GPT model. Assembles modules; computes nothing.
+
+Everything but the core attention and the norms is megatron-core's own: SelfAttention, ColumnParallelLinear,
+RowParallelLinear, MLP. ``LocalSpecProvider`` would give the same, but its norms refuse sequence parallelism.
+"""
+
+from __future__ import annotations
+
+from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
+from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
+from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubmodules
+from megatron.core.transformer.enums import AttnMaskType
+from megatron.core.transformer.identity_op import IdentityOp
+from megatron.core.transformer.mlp import MLP, MLPSubmodules
+from megatron.core.transformer.spec_utils import ModuleSpec
+from megatron.core.transformer.transformer_block import (
+    TransformerBlock,
+    TransformerBlockSubmodules,
+    get_num_layers_to_build,
+)
+from megatron.core.transformer.transformer_config import TransformerConfig
+from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
+
+from ascendspeed.integrations.megatron.attention import AscendDotProductAttention
+from ascendspeed.integrations.megatron.masks import MASK_KINDS
+from ascendspeed.integrations.megatron.norm import norm_class
+
+__all__ = ["get_gpt_layer_spec"]
+
+
+def get_gpt_layer_spec(
+    config: TransformerConfig,
+    *,
+    mask: str = "causal",
+    core_attention: type = AscendDotProductAttention,
+    vp_stage: int | None = None,
+    pp_rank: int | None = None,
+) -> ModuleSpec:
+    """The spec to hand to GPTModel as transformer_layer_spec: layers with our attention, norms that know sequence parallelism.
+
+    It describes the whole block of this pipeline stage, because the norm after the last layer is the block's; the spec
+    of one layer is ``spec.submodules.layer_specs[0]``.
+
+    Args:
+        config: the model. Read here: normalization, qk_layernorm, num_layers and the pipeline fields.
+        mask: what each position may attend to: the name of an AttnMaskType, or "prefix". docs/megatron.md says what
+            each expects as attention_mask; "causal" expects None, "prefix" an int64 tensor of one length per sample.
+        core_attention: the core attention module; Megatron's own DotProductAttention fits too.
+        vp_stage, pp_rank: as in Megatron's get_gpt_decoder_block_spec; None reads parallel_state.
+
+    Raises:
+        ValueError: mask or config.normalization is not one we know.
+        NotImplementedError: config asks for what this spec does not have (experts, multi-latent attention, fused norms).
+    """
+    if mask not in MASK_KINDS:
+        raise ValueError(f"mask={mask!r} is not one of {', '.join(MASK_KINDS)}")
+    if config.num_moe_experts is not None:
+        raise NotImplementedError(f"num_moe_experts={config.num_moe_experts} is not supported yet: dense layers only")
+    if config.multi_latent_attention:
+        raise NotImplementedError("multi_latent_attention=True is not supported yet")
+    norm = norm_class(config)
+    if issubclass(core_attention, AscendDotProductAttention):
+        core_attention = ModuleSpec(module=core_attention, params={"mask": mask})
+    attention = ModuleSpec(
+        module=SelfAttention,
+        # Megatron has no type for a prefix; "arbitrary" is its word for a mask that it does not know
+        params={"attn_mask_type": AttnMaskType.arbitrary if mask == "prefix" else AttnMaskType[mask]},
+        submodules=SelfAttentionSubmodules(
+            linear_qkv=ColumnParallelLinear,
+            core_attention=core_attention,
+            linear_proj=RowParallelLinear,
+            q_layernorm=norm if config.qk_layernorm else IdentityOp,
+            k_layernorm=norm if config.qk_layernorm else IdentityOp,
+        ),
+    )
+    mlp = ModuleSpec(
+        module=MLP, submodules=MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear)
+    )
+    layer = ModuleSpec(
+        module=TransformerLayer,
+        submodules=TransformerLayerSubmodules(
+            input_layernorm=norm,
+            self_attention=attention,
+            self_attn_bda=get_bias_dropout_add,
+            pre_mlp_layernorm=norm,
+            mlp=mlp,
+            mlp_bda=get_bias_dropout_add,
+            # the names Transformer Engine's fused layers give these weights: checkpoints stay interchangeable
+            sharded_state_dict_keys_map={
+                "input_layernorm.": "self_attention.linear_qkv.layer_norm_",
+                "pre_mlp_layernorm.": "mlp.linear_fc1.layer_norm_",
+            },
+        ),
+    )
+    layers = get_num_layers_to_build(config, vp_stage, pp_rank)
+    return ModuleSpec(
+        module=TransformerBlock, submodules=TransformerBlockSubmodules(layer_specs=[layer] * layers, layer_norm=norm)
+    )

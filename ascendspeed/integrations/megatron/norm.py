@@ -1,0 +1,51 @@
+"""LayerNorm and RMSNorm whose weights Megatron recognises under sequence parallelism.
+
+Without Transformer Engine and apex megatron-core has torch's norms, which refuse sequence parallelism. All they lack is
+the mark ``sequence_parallel`` on their weights: with it ``finalize_model_grads`` sums their gradients over the
+tensor-parallel ranks, each of which has seen a part of the sequence only.
+"""
+
+from __future__ import annotations
+
+import torch
+from megatron.core.transformer.transformer_config import TransformerConfig
+
+__all__ = ["LayerNorm", "RMSNorm", "norm_class"]
+
+
+class LayerNorm(torch.nn.LayerNorm):
+    """torch.nn.LayerNorm over the last dim, constructed the way Megatron constructs norms."""
+
+    def __init__(self, config: TransformerConfig, hidden_size: int, eps: float = 1e-5) -> None:
+        super().__init__(hidden_size, eps=eps)
+        _mark_sequence_parallel(self, config)
+
+
+class RMSNorm(torch.nn.RMSNorm):
+    """torch.nn.RMSNorm over the last dim, constructed the way Megatron constructs norms."""
+
+    def __init__(self, config: TransformerConfig, hidden_size: int, eps: float = 1e-5) -> None:
+        super().__init__(hidden_size, eps=eps)
+        _mark_sequence_parallel(self, config)
+
+
+def norm_class(config: TransformerConfig) -> type[torch.nn.Module]:
+    """The norm that config.normalization asks for.
+
+    Raises:
+        ValueError: config.normalization is neither "LayerNorm" nor "RMSNorm".
+        NotImplementedError: a variant that only Transformer Engine or apex has: layernorm_zero_centered_gamma,
+            persist_layer_norm, memory_efficient_layer_norm.
+    """
+    for field in ("layernorm_zero_centered_gamma", "persist_layer_norm", "memory_efficient_layer_norm"):
+        if getattr(config, field):
+            raise NotImplementedError(f"{field}=True is not supported by the norms of the layer spec; it must be False")
+    norms: dict[str, type[torch.nn.Module]] = {"LayerNorm": LayerNorm, "RMSNorm": RMSNorm}
+    if config.normalization not in norms:
+        raise ValueError(f"normalization={config.normalization!r} is not one of {', '.join(norms)}")
+    return norms[config.normalization]
+
+
+def _mark_sequence_parallel(norm: torch.nn.Module, config: TransformerConfig) -> None:
+    for parameter in norm.parameters():
+        parameter.sequence_parallel = config.sequence_parallel  # type: ignore[attr-defined]
