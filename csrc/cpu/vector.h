@@ -22,7 +22,7 @@ typedef uint8_t ByteVec __attribute__((vector_size(ASCENDSPEED_VECTOR_BYTES / 4)
 
 inline Vec load(const float* p) { return *reinterpret_cast<const UnalignedVec*>(p); }
 inline void store(float* p, Vec v) { *reinterpret_cast<UnalignedVec*>(p) = v; }
-inline Vec broadcast(float x) { return Vec{} + x; }
+inline Vec broadcast(float x) { return x - Vec{}; }  // 0 + x would lose the sign of -0, so the compiler keeps that add
 inline Vec as_float(IntVec v) { return reinterpret_cast<Vec>(v); }
 inline IntVec as_int(Vec v) { return reinterpret_cast<IntVec>(v); }
 
