@@ -1,0 +1,31 @@
+"""What every test gets: hypothesis profiles and uninitialised memory that shows.
+
+HYPOTHESIS_PROFILE chooses: "default" for every day and CI, "soak" for as many examples as HYPOTHESIS_EXAMPLES says.
+"""
+
+import os
+
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+
+_SLOW_IS_FINE = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example]
+settings.register_profile(
+    "default", deadline=None, max_examples=150, print_blob=True, suppress_health_check=_SLOW_IS_FINE
+)
+settings.register_profile(
+    "soak",
+    settings.get_profile("default"),
+    max_examples=int(os.environ.get("HYPOTHESIS_EXAMPLES", "20000")),
+)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+
+@pytest.fixture(autouse=True)
+def _poisoned_empty():
+    """torch.empty filled with NaN, so that an output nobody wrote cannot look right by luck."""
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    yield
+    torch.use_deterministic_algorithms(deterministic)

@@ -1,0 +1,165 @@
+"""Attention problems over the whole attribute space, for every test of the operator.
+
+A `Case` is one problem: sizes, dtype, layout, memory layout, mask and scale. `cases()` draws them with hypothesis;
+`Case.tensors()` makes the inputs from its seed, so a failing example reproduces from its printed form alone.
+"""
+
+import dataclasses
+import math
+
+import torch
+from hypothesis import strategies as st
+from torch import Tensor
+
+from ascendspeed.ops import compressed_atten_mask, reference
+from ascendspeed.ops.layout import from_bnsd, to_bnsd
+
+LAYOUTS = ("BSH", "SBH", "BSND", "BNSD")
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+MASK_SHAPES = ("BNSS", "B1SS", "11SS", "SS")
+MEMORY = ("contiguous", "permuted", "sliced", "expanded")
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One problem. Lengths: Sq, Skv; heads: N, Nkv; head sizes: D, Dv."""
+
+    batch: int = 1
+    heads: int = 1
+    kv_heads: int = 1
+    q_len: int = 1
+    kv_len: int = 1
+    qk_dim: int = 1
+    v_dim: int = 1
+    dtype: torch.dtype = torch.float32
+    layout: str = "BNSD"
+    memory: str = "contiguous"
+    masked: bool = False
+    sparse_mode: int = 0
+    mask_shape: str = "SS"
+    mask_density: float = 0.3
+    mask_dtype: torch.dtype = torch.bool
+    pre_tockens: int = 2147483647
+    next_tockens: int = 2147483647
+    prefix: tuple[int, ...] | None = None
+    scale: float | None = None
+    seed: int = 0
+
+    @property
+    def factor(self) -> float:
+        return self.qk_dim**-0.5 if self.scale is None else self.scale
+
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """query, key, value and dy in `layout`, with strides as `memory` says (dy contiguous)."""
+        generator = torch.Generator().manual_seed(self.seed)
+
+        def draw(heads: int, length: int, dim: int) -> Tensor:
+            bnsd = torch.randn(self.batch, heads, length, dim, generator=generator).to(self.dtype)
+            return from_bnsd(bnsd, self.layout)
+
+        query = _arrange(draw(self.heads, self.q_len, self.qk_dim), self.memory)
+        key = _arrange(draw(self.kv_heads, self.kv_len, self.qk_dim), self.memory)
+        value = _arrange(draw(self.kv_heads, self.kv_len, self.v_dim), self.memory)
+        return query, key, value, draw(self.heads, self.q_len, self.v_dim)
+
+    def atten_mask(self) -> Tensor | None:
+        if not self.masked:
+            return None
+        if self.sparse_mode in (2, 3, 4, 6):
+            return compressed_atten_mask(self.sparse_mode).to(self.mask_dtype)
+        generator = torch.Generator().manual_seed(self.seed + 1)
+        leading = {"BNSS": (self.batch, self.heads), "B1SS": (self.batch, 1), "11SS": (1, 1), "SS": ()}
+        shape = (*leading[self.mask_shape], self.q_len, self.kv_len)
+        mask = torch.rand(shape, generator=generator) < self.mask_density
+        mask |= torch.rand((*shape[:-1], 1), generator=generator) < 0.05  # some rows see nothing
+        # Any non-zero byte excludes.
+        return mask if self.mask_dtype == torch.bool else mask.to(torch.uint8) * 3
+
+    def excluded(self) -> Tensor:
+        return reference.excluded(
+            self.batch, self.heads, self.q_len, self.kv_len, atten_mask=self.atten_mask(),
+            sparse_mode=self.sparse_mode, pre_tockens=self.pre_tockens, next_tockens=self.next_tockens,
+            prefix=None if self.prefix is None else list(self.prefix),
+        )  # fmt: skip
+
+    def attributes(self) -> dict:
+        """Keyword arguments of flash_attention_score."""
+        return {
+            "scale": self.factor,
+            "atten_mask": self.atten_mask(),
+            "sparse_mode": self.sparse_mode,
+            "pre_tockens": self.pre_tockens,
+            "next_tockens": self.next_tockens,
+            "prefix": None if self.prefix is None else list(self.prefix),
+        }
+
+    def bnsd(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Query-, key- and value-shaped tensors as [B, N, S, D]."""
+        heads = (self.heads, self.kv_heads, self.kv_heads)
+        query, key, value = (to_bnsd(t, self.layout, n) for t, n in zip((query, key, value), heads, strict=True))
+        return query, key, value
+
+
+def _arrange(tensor: Tensor, memory: str) -> Tensor:
+    """The same values with other strides."""
+    if memory == "permuted":  # last dimension has a stride, first is innermost
+        return tensor.permute(*reversed(range(tensor.ndim))).contiguous().permute(*reversed(range(tensor.ndim)))
+    if memory == "sliced":  # every second element of a larger tensor
+        wide = torch.full((*tensor.shape[:-1], 2 * tensor.shape[-1]), torch.nan, dtype=tensor.dtype)
+        wide[..., ::2] = tensor
+        return wide[..., ::2]
+    if memory == "expanded":  # overlapping: every position of the first dimension is the same memory
+        return tensor[:1].expand_as(tensor)
+    return tensor
+
+
+# Lengths on both sides of every block edge (72 rows, 96 keys) are as likely as small ones.
+lengths = st.one_of(st.integers(1, 20), st.sampled_from([71, 72, 73, 95, 96, 97, 143, 145, 191, 193]), st.integers(1, 320))
+head_sizes = st.one_of(st.integers(1, 40), st.sampled_from([48, 63, 64, 65, 80, 96, 127, 128, 129, 192, 256]))
+tokens = st.one_of(st.integers(-40, 200), st.just(2147483647), st.just(0))
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> Case:
+    """Legal problems of every kind the operator has."""
+    kv_heads = draw(st.integers(1, 3))
+    heads = kv_heads * draw(st.integers(1, 3))
+    q_len = draw(lengths)
+    kv_len = draw(st.one_of(st.just(q_len), lengths))
+    qk_dim = draw(head_sizes)
+    batch = draw(st.integers(1, 2))
+    masked = draw(st.booleans())
+    mode = draw(st.integers(0, 6))
+    pre, following = 2147483647, 2147483647
+    if masked and mode in (0, 4) and draw(st.booleans()):
+        pre, following = draw(tokens), draw(tokens)
+        off = kv_len - q_len if mode == 4 else 0
+        # The band must hold at least one position; CANN refuses the others (test_rules.py).
+        if max(-(pre - off), 1 - q_len) > min(following + off, kv_len - 1):
+            pre, following = 2147483647, 2147483647
+    prefix = None
+    if masked and mode in (5, 6):
+        prefix = tuple(draw(st.integers(max(0, kv_len - q_len), kv_len)) for _ in range(batch))
+    shapes = ("BNSS", "B1SS") if mode == 5 and batch > 1 else MASK_SHAPES
+    return Case(
+        batch=batch,
+        heads=heads,
+        kv_heads=kv_heads,
+        q_len=q_len,
+        kv_len=kv_len,
+        qk_dim=qk_dim,
+        v_dim=draw(st.one_of(st.just(qk_dim), st.integers(1, qk_dim))),
+        dtype=draw(st.sampled_from(DTYPES)),
+        layout=draw(st.sampled_from(LAYOUTS)),
+        memory=draw(st.sampled_from(MEMORY)),
+        masked=masked,
+        sparse_mode=mode,
+        mask_shape=draw(st.sampled_from(shapes)),
+        mask_density=draw(st.sampled_from([0.0, 0.3, 0.9, 1.0])),
+        mask_dtype=draw(st.sampled_from([torch.bool, torch.uint8])),
+        pre_tockens=pre,
+        next_tockens=following,
+        prefix=prefix,
+        scale=draw(st.one_of(st.none(), st.sampled_from([1.0, 0.0, -0.5, 1 / math.sqrt(3)]))),
+        seed=draw(st.integers(0, 2**31)),
+    )
