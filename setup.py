@@ -9,7 +9,11 @@ import platform
 from pathlib import Path
 
 from setuptools import setup
-from torch.utils.cpp_extension import BuildExtension, CppExtension
+
+try:
+    from torch.utils.cpp_extension import BuildExtension, CppExtension
+except ModuleNotFoundError as error:
+    raise SystemExit(f"setup.py: the extension is built against torch, which is not installed here ({error})") from None
 
 ROOT = Path(__file__).parent
 X86 = platform.machine() in ("x86_64", "AMD64")
@@ -50,16 +54,18 @@ class Build(BuildExtension):
         super().build_extensions()
 
 
-def _compile_with_isa_flags(self, obj, src, ext, cc_args, extra_postargs, pp_opts):  # noqa: ANN001, ANN202
+def _compile_with_isa_flags(self, obj, src, ext, cc_args, extra_postargs, pp_opts):
     extra = ISA_FLAGS.get(os.path.relpath(src, ROOT).replace(os.sep, "/"), [])
     return super(type(self), self)._compile(obj, src, ext, cc_args, [*extra_postargs, *extra], pp_opts)
 
 
 setup(
+    license="Apache-2.0",
     ext_modules=[
         CppExtension(
             "ascendspeed._C",
             SOURCES + (list(ISA_FLAGS) if X86 else []),
+            depends=sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("csrc/**/*.h")),
             include_dirs=["csrc"],
             extra_compile_args=FLAGS,
             extra_link_args=["-fopenmp"],

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from setuptools import build_meta
-from setuptools.build_meta import build_sdist, get_requires_for_build_sdist
 
 __all__ = [
     "build_editable",
@@ -31,11 +30,15 @@ __all__ = [
 
 
 def get_requires_for_build_wheel(config_settings: Any = None) -> list[str]:
-    return build_meta.get_requires_for_build_wheel(config_settings) + _torch_requirement()
+    return _torch_requirement()
 
 
 def get_requires_for_build_editable(config_settings: Any = None) -> list[str]:
-    return build_meta.get_requires_for_build_editable(config_settings) + _torch_requirement()
+    return _torch_requirement()
+
+
+def get_requires_for_build_sdist(config_settings: Any = None) -> list[str]:
+    return _torch_requirement()
 
 
 def prepare_metadata_for_build_wheel(metadata_directory: str, config_settings: Any = None) -> str:
@@ -58,7 +61,13 @@ def build_editable(wheel_directory: str, config_settings: Any = None, metadata_d
     return build_meta.build_editable(wheel_directory, config_settings, metadata_directory)
 
 
+def build_sdist(sdist_directory: str, config_settings: Any = None) -> str:
+    _make_torch_importable()
+    return build_meta.build_sdist(sdist_directory, config_settings)
+
+
 def _torch_requirement() -> list[str]:
+    """What is to be installed before setup.py, which imports torch, can run at all."""
     if _torch_outside_isolation() is not None:
         return []
     constraints = Path(__file__).with_name("constraints.txt").read_text().splitlines()

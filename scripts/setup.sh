@@ -156,7 +156,7 @@ set_up() {
   say "installing the packages of pyproject.toml${all:+ [$all]} and building the C++ extension (about two minutes)"
   echo "torch==$torch" >build/.setup-constraints
   # The extension must be built against this very torch, so without pip's isolated build environment.
-  install --constraint build/.setup-constraints "setuptools>=77" ninja
+  install --constraint build/.setup-constraints "setuptools>=77"
   install --constraint build/.setup-constraints --no-build-isolation --editable ".${all:+[$all]}"
   "$python" -c 'import ascendspeed.ops' >&2 || fail "the extension was built but does not load (see above)"
 
