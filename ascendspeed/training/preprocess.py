@@ -1,4 +1,4 @@
-"""From --data-path to tokens on disk: a tokenizer and Megatron's .bin/.idx pair, made once and kept under a content key.
+"""From --data-path to tokens on disk: a tokenizer and Megatron's .bin/.idx pair, made once and kept by content.
 
 Called by one process before training; `data` reads what is prepared here. As a program it writes a pair to keep:
 
@@ -35,12 +35,14 @@ _TOKENS_PER_LOOK = 1 << 24
 
 @dataclass(frozen=True)
 class Prepared:
-    """Data ready to be read: `prefix`.bin and `prefix`.idx, the tokenizer that made them, a folder for sample indices."""
+    """Data ready to be read: `prefix`.bin and .idx, the tokenizer that made them, a folder for sample indices."""
 
     prefix: str
     tokenizer: DatasetTokenizer
     index_cache: str
     source: str
+    content: str
+    """Key of the tokens' content: equal for equal data, wherever it lies."""
 
 
 def prepare(data: DataConfig, cache: Path) -> Prepared:
@@ -65,6 +67,7 @@ def prepare(data: DataConfig, cache: Path) -> Prepared:
         tokenizer=DatasetTokenizer(**about["tokenizer"]),
         index_cache=str(folder / "indices"),
         source=path or "the text of Python's manual (pydoc_data.topics)",
+        content=key,
     )
 
 
@@ -151,7 +154,8 @@ def _existing_pair(path: str, data: DataConfig, cache: Path) -> Prepared:
     stat = os.stat(path + ".bin")
     # The key covers the index's content and the state of the .bin file: sample indices, and the look at every token
     # below, belong to the data that was there then and not to whatever comes to lie at the same path.
-    key = _key(_FORMAT, corpus.fingerprint(path + ".idx"), f"{stat.st_size} {stat.st_mtime_ns}", described.identity)
+    content = _key(_FORMAT, corpus.fingerprint(path + ".idx"), str(stat.st_size), described.identity)
+    key = _key(content, os.path.abspath(path), str(stat.st_mtime_ns))
     folder = cache / key
     if not (folder / "about.json").is_file():
         _check_ids(path, described)
@@ -160,7 +164,7 @@ def _existing_pair(path: str, data: DataConfig, cache: Path) -> Prepared:
             (folder / "about.json").write_text(json.dumps({"source": path, "tokenizer": asdict(described)}), "utf-8")
         except OSError as error:
             raise Mistake(f"--data-cache-path {cache} cannot be written: {error.strerror}") from None
-    return Prepared(path, described, index_cache=str(folder / "indices"), source=path)
+    return Prepared(path, described, index_cache=str(folder / "indices"), source=path, content=content)
 
 
 def _tokenizer_of_pair(path: str, data: DataConfig) -> DatasetTokenizer:

@@ -1,0 +1,104 @@
+"""Checkpoints by megatron.core.dist_checkpointing: model, optimizer, schedule, generators, iteration.
+
+A resumed run continues with exactly the losses of one that was never interrupted.
+"""
+
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy
+import psutil  # noqa: F401  without it dist_checkpointing.save waits for ever; better to fail here
+import torch
+import torch.distributed as dist
+from megatron.core import dist_checkpointing, parallel_state
+from megatron.core.dist_checkpointing.mapping import ShardedObject
+from megatron.core.distributed import DistributedDataParallel
+from megatron.core.optimizer import MegatronOptimizer
+from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
+from megatron.core.tensor_parallel import get_cuda_rng_tracker
+
+from ascendspeed.device import Device
+from ascendspeed.training.save_folder import TRACKER, checkpoint_path, write_atomically
+
+__all__ = ["load", "save"]
+
+# The optimizer's state is stored by parameter and not by bucket of the gradient buffer: any layout can read it.
+_METADATA = {"distrib_optim_sharding_type": "fully_reshardable", "chained_optim_avoid_prefix": True}
+
+
+def save(
+    folder: Path,
+    iteration: int,
+    model: DistributedDataParallel,
+    optimizer: MegatronOptimizer,
+    scheduler: OptimizerParamScheduler,
+    device: Device,
+) -> None:
+    """Write a checkpoint after `iteration` iterations. All ranks call; it counts once the tracker file names it."""
+    final = checkpoint_path(folder, iteration)
+    building = final.with_name(final.name + ".part")
+    if dist.get_rank() == 0:
+        shutil.rmtree(building, ignore_errors=True)  # what a killed run left of the same checkpoint
+        building.mkdir(parents=True)
+    dist.barrier()
+    state = _state(model, optimizer, scheduler, device, is_loading=False) | {"iteration": iteration}
+    dist_checkpointing.save(state, str(building), content_metadata=_METADATA)
+    if dist.get_rank() == 0:
+        shutil.rmtree(final, ignore_errors=True)
+        building.rename(final)
+        write_atomically(folder / TRACKER, str(iteration))
+    dist.barrier()
+
+
+def load(
+    folder: Path,
+    iteration: int,
+    model: DistributedDataParallel,
+    optimizer: MegatronOptimizer,
+    scheduler: OptimizerParamScheduler,
+    device: Device,
+) -> None:
+    """Put model, optimizer, schedule and generators where they were after `iteration` iterations. All ranks call."""
+    wanted = _state(model, optimizer, scheduler, device, is_loading=True)
+    state = dist_checkpointing.load(wanted, str(checkpoint_path(folder, iteration)))
+    model.module.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    scheduler.load_state_dict(state["scheduler"])
+    generators = state["generators"]
+    random.setstate(generators["random"])
+    numpy.random.set_state(generators["numpy"])
+    torch.set_rng_state(generators["torch"])
+    device.set_rng_state(generators["device"])
+    get_cuda_rng_tracker().set_states(generators["tracker"])
+
+
+def _state(
+    model: DistributedDataParallel,
+    optimizer: MegatronOptimizer,
+    scheduler: OptimizerParamScheduler,
+    device: Device,
+    is_loading: bool,
+) -> dict[str, Any]:
+    """Everything that is saved, as dist_checkpointing describes it: what this rank holds of which whole."""
+    weights = model.module.sharded_state_dict(metadata=_METADATA)
+    generators = {
+        "random": random.getstate(),
+        "numpy": numpy.random.get_state(),
+        "torch": torch.get_rng_state(),
+        "device": device.get_rng_state(),
+        "tracker": get_cuda_rng_tracker().get_states(),
+    }
+    return {
+        "model": weights,
+        "optimizer": optimizer.sharded_state_dict(weights, is_loading=is_loading, metadata=_METADATA),
+        "scheduler": scheduler.state_dict(),
+        "generators": ShardedObject(
+            "generators",
+            generators,
+            (parallel_state.get_tensor_model_parallel_world_size(),),
+            (parallel_state.get_tensor_model_parallel_rank(),),
+            replica_id=parallel_state.get_data_parallel_rank(),
+        ),
+    }

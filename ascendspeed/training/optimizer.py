@@ -1,0 +1,47 @@
+"""megatron-core's Adam and its schedule of learning rate and weight decay, from the settings."""
+
+import torch
+from megatron.core.distributed import DistributedDataParallel
+from megatron.core.optimizer import MegatronOptimizer, OptimizerConfig, get_megatron_optimizer
+from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
+
+from ascendspeed.training.configs import RunConfig
+
+__all__ = ["build"]
+
+
+def build(run: RunConfig, model: DistributedDataParallel) -> tuple[MegatronOptimizer, OptimizerParamScheduler]:
+    """The optimizer of the model's parameters, and the scheduler that counts in samples and sets its rates."""
+    o = run.optimizer
+    optimizer = get_megatron_optimizer(
+        OptimizerConfig(
+            optimizer="adam",
+            lr=o.lr,
+            min_lr=o.min_lr,
+            weight_decay=o.weight_decay,
+            adam_beta1=o.adam_beta1,
+            adam_beta2=o.adam_beta2,
+            adam_eps=o.adam_eps,
+            clip_grad=o.clip_grad,
+            bf16=run.model.bf16,
+            params_dtype=torch.bfloat16 if run.model.bf16 else torch.float32,
+            use_distributed_optimizer=run.parallel.use_distributed_optimizer,
+        ),
+        [model],
+    )
+    samples = run.global_batch_size
+    scheduler = OptimizerParamScheduler(
+        optimizer,
+        init_lr=o.lr_warmup_init,
+        max_lr=o.lr,
+        min_lr=o.min_lr,
+        lr_warmup_steps=run.lr_warmup_iters * samples,
+        lr_decay_steps=run.lr_decay_iters * samples,
+        lr_decay_style=o.lr_decay_style,
+        start_wd=o.weight_decay,
+        end_wd=o.weight_decay,
+        wd_incr_steps=run.training.train_iters * samples,
+        wd_incr_style="constant",
+        use_checkpoint_opt_param_scheduler=False,
+    )
+    return optimizer, scheduler

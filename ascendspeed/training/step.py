@@ -1,0 +1,108 @@
+"""One iteration, and one validation: megatron-core's schedule over the micro-batches, then the optimizer's step."""
+
+import math
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+from megatron.core import parallel_state
+from megatron.core.distributed import DistributedDataParallel
+from megatron.core.optimizer import MegatronOptimizer
+from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
+from megatron.core.pipeline_parallel import get_forward_backward_func
+from torch import Tensor
+
+from ascendspeed.device import Device
+from ascendspeed.training.configs import RunConfig
+from ascendspeed.training.data import Batch, Data, validation_batches
+from ascendspeed.training.mistakes import Mistake
+
+__all__ = ["StepResult", "train_step", "validate"]
+
+
+class StepResult(NamedTuple):
+    """What one iteration did."""
+
+    loss: float
+    """Mean over the global batch's tokens, nats per token, before the update."""
+    grad_norm: float
+    """L2 norm of the whole gradient before clipping."""
+    lr: float
+    """The learning rate of this update."""
+
+
+def train_step(
+    model: DistributedDataParallel,
+    optimizer: MegatronOptimizer,
+    scheduler: OptimizerParamScheduler,
+    micro_batches: Iterator[Batch],
+    run: RunConfig,
+    device: Device,
+) -> StepResult:
+    """Gradients of one global batch, clipped, one update. `Mistake`, on all ranks, when they are not finite."""
+    model.train()
+    model.zero_grad_buffer()
+    optimizer.zero_grad()
+    loss = _forward_backward(model, micro_batches, run, device, run.num_microbatches, forward_only=False)
+    lr = max(group["lr"] for group in optimizer.param_groups)
+    _, grad_norm, _ = optimizer.step()
+    if not (math.isfinite(loss) and math.isfinite(grad_norm)):
+        raise Mistake(
+            f"training diverged: loss {loss}, gradient norm {grad_norm} "
+            f"(--lr={run.optimizer.lr}, --clip-grad={run.optimizer.clip_grad})"
+        )
+    scheduler.step(increment=run.global_batch_size)
+    return StepResult(loss, float(grad_norm), lr)
+
+
+@torch.no_grad()
+def validate(model: DistributedDataParallel, data: Data, run: RunConfig, device: Device) -> float | None:
+    """Mean loss over the validation samples, nats per token; None when the run has none."""
+    num_microbatches, micro_batches = validation_batches(data, run)
+    if num_microbatches == 0:
+        return None
+    model.eval()
+    return _forward_backward(model, micro_batches, run, device, num_microbatches, forward_only=True)
+
+
+def _forward_backward(
+    model: DistributedDataParallel,
+    micro_batches: Iterator[Batch],
+    run: RunConfig,
+    device: Device,
+    num_microbatches: int,
+    forward_only: bool,
+) -> float:
+    """Run the schedule; return the mean loss over the tokens of all data-parallel ranks."""
+    sums: list[Tensor] = get_forward_backward_func()(
+        forward_step_func=partial(_forward_step, device.current_device()),
+        data_iterator=micro_batches,
+        model=[model],
+        num_microbatches=num_microbatches,
+        seq_length=run.model.seq_length,
+        micro_batch_size=run.training.micro_batch_size,
+        forward_only=forward_only,
+    )
+    total = torch.stack(sums).sum(dim=0)
+    dist.all_reduce(total, group=parallel_state.get_data_parallel_group())
+    loss, tokens = total.tolist()
+    return loss / max(tokens, 1.0)
+
+
+def _forward_step(
+    device: torch.device, micro_batches: Iterator[Batch], model: DistributedDataParallel
+) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]]:
+    """The loss of every token of a micro-batch, [B, S], and the function that sums them: what the schedule asks for."""
+    batch = {name: tensor.to(device, non_blocking=True) for name, tensor in next(micro_batches).items()}
+    losses = model(batch["tokens"], batch["position_ids"], attention_mask=None, labels=batch["labels"])
+    return losses, partial(_sum_losses, batch["loss_mask"])
+
+
+def _sum_losses(loss_mask: Tensor, losses: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(sum of the losses, number of tokens, both for the report in float64); the schedule divides and scales."""
+    loss = (losses.float() * loss_mask).sum()
+    tokens = loss_mask.sum()
+    report = torch.stack([loss.detach(), tokens]).double()
+    return loss, tokens.int(), report
