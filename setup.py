@@ -49,14 +49,14 @@ class Build(BuildExtension):
     """BuildExtension that adds ISA_FLAGS to the files that have them."""
 
     def build_extensions(self) -> None:
-        compiler = self.compiler
-        compiler.__class__ = type("Compiler", (compiler.__class__,), {"_compile": _compile_with_isa_flags})
+        compile_file = self.compiler._compile
+
+        def compile_with_isa_flags(obj, src, ext, cc_args, extra_postargs, pp_opts):
+            extra = ISA_FLAGS.get(os.path.relpath(src, ROOT).replace(os.sep, "/"), [])
+            compile_file(obj, src, ext, cc_args, [*extra_postargs, *extra], pp_opts)
+
+        self.compiler._compile = compile_with_isa_flags
         super().build_extensions()
-
-
-def _compile_with_isa_flags(self, obj, src, ext, cc_args, extra_postargs, pp_opts):
-    extra = ISA_FLAGS.get(os.path.relpath(src, ROOT).replace(os.sep, "/"), [])
-    return super(type(self), self)._compile(obj, src, ext, cc_args, [*extra_postargs, *extra], pp_opts)
 
 
 setup(

@@ -38,7 +38,7 @@ def _checkable(argument: Any) -> tuple[bool, Any]:
     if not isinstance(argument, Tensor):
         return True, list(argument) if isinstance(argument, list | tuple) else argument
     sizes = [_concrete(size) for size in argument.shape]
-    return None not in sizes, (sizes, argument.dtype)
+    return None not in sizes, (sizes, argument.dtype, str(argument.device))
 
 
 def _check(op: torch._ops.OpOverload, rule: Any, given: tuple) -> None:

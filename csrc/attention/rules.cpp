@@ -176,6 +176,15 @@ Status check_common(const TensorInfo& query, const TensorInfo& key, const Tensor
 
 }  // namespace
 
+Status check_devices(const NamedDevices& devices) {
+  for (const auto& [name, device] : devices) {
+    if (device == devices.front().second) continue;
+    return invalid(name + ": device " + device + " differs from " + devices.front().second + " of " +
+                   devices.front().first);
+  }
+  return {};
+}
+
 Status check_forward(const ForwardProblem& p, Resolved* resolved) {
   return check_common(p.query, p.key, p.value, p.attributes, resolved);
 }

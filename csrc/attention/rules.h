@@ -4,6 +4,10 @@
 // A refusal names the argument, its value, the rule and the CANN code.
 #pragma once
 
+#include <string>
+#include <utility>
+#include <vector>
+
 #include "attention/layout.h"
 #include "attention/problem.h"
 #include "attention/sparse.h"
@@ -17,6 +21,10 @@ struct Resolved {
   Geometry geometry;
 };
 
+// The device of each tensor argument that was given, by argument name; the first is query's.
+using NamedDevices = std::vector<std::pair<std::string, std::string>>;
+
+Status check_devices(const NamedDevices& devices);
 Status check_forward(const ForwardProblem& problem, Resolved* resolved);
 Status check_backward(const BackwardProblem& problem, Resolved* resolved);
 

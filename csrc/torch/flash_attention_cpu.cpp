@@ -29,13 +29,6 @@ View mutable_view_of(const at::Tensor& tensor, Layout layout, int64_t head_dim) 
   return {tensor.mutable_data_ptr(), split_strides(layout, tensor.strides().data(), head_dim)};
 }
 
-void check_devices(const at::Tensor& query, std::initializer_list<std::pair<const char*, const at::Tensor*>> others) {
-  for (const auto& [name, tensor] : others) {
-    TORCH_CHECK_VALUE(!tensor->defined() || tensor->device() == query.device(), name, ": device ", tensor->device(),
-                      " differs from ", query.device(), " of query [161002]");
-  }
-}
-
 void fill_params(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
                  const AttributeArguments& rest, Call* call, AttentionParams* p) {
   const Attributes& a = rest.attributes;
@@ -75,12 +68,11 @@ void* aligned(const at::Tensor& scratch) {
   return reinterpret_cast<void*>((address + 63) / 64 * 64);
 }
 
-void forward(const c10::OperatorHandle&, torch::jit::Stack* stack) {
+void forward(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
+  raise_unless_ok(check_devices(devices_of(op.schema(), *stack)));
   const ForwardArguments arguments = pop_forward(stack);
   Call call;
   raise_unless_ok(check_forward(arguments.problem(), &call.resolved));
-  const at::Tensor mask = arguments.rest.atten_mask.value_or(at::Tensor());
-  check_devices(arguments.query, {{"key", &arguments.key}, {"value", &arguments.value}, {"atten_mask", &mask}});
 
   const Geometry& g = call.resolved.geometry;
   const Layout layout = call.resolved.layout;
@@ -106,18 +98,11 @@ void forward(const c10::OperatorHandle&, torch::jit::Stack* stack) {
   torch::jit::push(*stack, std::move(out), std::move(max), std::move(sum));
 }
 
-void backward(const c10::OperatorHandle&, torch::jit::Stack* stack) {
+void backward(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
+  raise_unless_ok(check_devices(devices_of(op.schema(), *stack)));
   const BackwardArguments arguments = pop_backward(stack);
   Call call;
   raise_unless_ok(check_backward(arguments.problem(), &call.resolved));
-  const at::Tensor mask = arguments.rest.atten_mask.value_or(at::Tensor());
-  check_devices(arguments.query, {{"key", &arguments.key},
-                                  {"value", &arguments.value},
-                                  {"dy", &arguments.dy},
-                                  {"softmax_max", &*arguments.softmax_max},
-                                  {"softmax_sum", &*arguments.softmax_sum},
-                                  {"attention_in", &*arguments.attention_in},
-                                  {"atten_mask", &mask}});
 
   const Geometry& g = call.resolved.geometry;
   const Layout layout = call.resolved.layout;

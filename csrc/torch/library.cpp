@@ -1,5 +1,6 @@
 // ascendspeed._C: importing it defines torch.ops.ascendspeed; its functions are what Python needs besides.
 #include <ATen/EmptyTensor.h>
+#include <ATen/core/dispatch/Dispatcher.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 #include <torch/csrc/Dtype.h>
@@ -18,16 +19,17 @@ TORCH_LIBRARY(ascendspeed, m) {
 
 namespace {
 
-// A tensor argument arrives as (sizes, dtype): the fake kernels know shapes, perhaps only by their hints, and no data.
-c10::IValue to_ivalue(const py::handle& argument) {
+// A tensor argument arrives as (sizes, dtype, device): fake kernels know shapes, perhaps only by hints, and no data.
+c10::IValue to_ivalue(const py::handle& argument, const std::string& name, ascendspeed::NamedDevices* devices) {
   if (argument.is_none()) return {};
   if (py::isinstance<py::bool_>(argument)) return argument.cast<bool>();
   if (py::isinstance<py::int_>(argument)) return argument.cast<int64_t>();
   if (py::isinstance<py::float_>(argument)) return argument.cast<double>();
   if (py::isinstance<py::str>(argument)) return argument.cast<std::string>();
   if (py::isinstance<py::list>(argument)) return argument.cast<std::vector<int64_t>>();
-  const auto [sizes, dtype] = argument.cast<std::pair<std::vector<int64_t>, py::object>>();
-  if (!THPDtype_Check(dtype.ptr())) throw py::type_error("expected (sizes, torch.dtype)");
+  const auto [sizes, dtype, device] = argument.cast<std::tuple<std::vector<int64_t>, py::object, std::string>>();
+  if (!THPDtype_Check(dtype.ptr())) throw py::type_error("expected (sizes, torch.dtype, device)");
+  devices->emplace_back(name, device);
   return at::Tensor(at::detail::empty_meta(sizes, reinterpret_cast<THPDtype*>(dtype.ptr())->scalar_type));
 }
 
@@ -38,10 +40,18 @@ void raise_python(const ascendspeed::Status& status) {
   throw py::error_already_set();
 }
 
-torch::jit::Stack to_stack(const py::args& arguments) {
+// Applies every rule of one operator to a call's arguments in schema order.
+template <typename Pop, typename Rule>
+void check(const char* op, const py::args& arguments, Pop pop, Rule rule) {
+  const auto handle = c10::Dispatcher::singleton().findSchemaOrThrow(op, "");
   torch::jit::Stack stack;
-  for (const py::handle& argument : arguments) stack.push_back(to_ivalue(argument));
-  return stack;
+  ascendspeed::NamedDevices devices;
+  for (size_t i = 0; i < arguments.size(); ++i) {
+    stack.push_back(to_ivalue(arguments[i], handle.schema().arguments()[i].name(), &devices));
+  }
+  raise_python(ascendspeed::check_devices(devices));
+  ascendspeed::Resolved resolved;
+  raise_python(rule(pop(&stack).problem(), &resolved));
 }
 
 }  // namespace
@@ -51,19 +61,16 @@ PYBIND11_MODULE(_C, m) {
   m.def(
       "check_forward",
       [](const py::args& arguments) {
-        torch::jit::Stack stack = to_stack(arguments);
-        ascendspeed::Resolved resolved;
-        raise_python(check_forward(ascendspeed::pop_forward(&stack).problem(), &resolved));
+        check("ascendspeed::flash_attention_score", arguments, ascendspeed::pop_forward, ascendspeed::check_forward);
       },
-      "Apply every rule of flash_attention_score to its arguments in schema order, tensors as (sizes, dtype).");
+      "Apply the rules of flash_attention_score to its arguments in schema order, tensors as (sizes, dtype, device).");
   m.def(
       "check_backward",
       [](const py::args& arguments) {
-        torch::jit::Stack stack = to_stack(arguments);
-        ascendspeed::Resolved resolved;
-        raise_python(check_backward(ascendspeed::pop_backward(&stack).problem(), &resolved));
+        check("ascendspeed::flash_attention_score_grad", arguments, ascendspeed::pop_backward,
+              ascendspeed::check_backward);
       },
-      "Apply every rule of flash_attention_score_grad to its arguments in schema order, tensors as (sizes, dtype).");
+      "Apply the rules of flash_attention_score_grad likewise.");
   m.def(
       "active_isa", [] { return std::string(ascendspeed::cpu::active_microkernel().name); },
       "Name of the instruction set the CPU kernels run on.");

@@ -79,6 +79,15 @@ std::string backward_schema() {
          kAttributes + ") -> (Tensor dq, Tensor dk, Tensor dv)";
 }
 
+NamedDevices devices_of(const c10::FunctionSchema& schema, const torch::jit::Stack& stack) {
+  NamedDevices devices;
+  for (size_t i = 0; i < stack.size(); ++i) {
+    if (!stack[i].isTensor()) continue;
+    devices.emplace_back(schema.arguments()[i].name(), stack[i].toTensor().device().str());
+  }
+  return devices;
+}
+
 ForwardArguments pop_forward(torch::jit::Stack* stack) {
   Reader read(stack);
   ForwardArguments arguments{read.tensor(), read.tensor(), read.tensor(), read_attributes(read)};

@@ -4,12 +4,14 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
+#include <ATen/core/function_schema.h>
 #include <ATen/core/stack.h>
 
 #include <optional>
 #include <string>
 
 #include "attention/problem.h"
+#include "attention/rules.h"
 
 namespace ascendspeed {
 
@@ -36,6 +38,9 @@ struct BackwardArguments {
 
   BackwardProblem problem() const;
 };
+
+// The devices of the tensors among a call's arguments.
+NamedDevices devices_of(const c10::FunctionSchema& schema, const torch::jit::Stack& stack);
 
 // Take the arguments of one call off the stack; they must be all that is on it.
 ForwardArguments pop_forward(torch::jit::Stack* stack);

@@ -1,0 +1,170 @@
+"""The operator as torch sees it: opcheck, gradcheck, compile, checkpointing, threads and memory."""
+
+import functools
+
+import pytest
+import torch
+from torch.utils.checkpoint import checkpoint
+
+from ascendspeed.ops import compressed_atten_mask, flash_attention_score
+from tests.support.cases import LAYOUTS, Case
+
+FORWARD = torch.ops.ascendspeed.flash_attention_score.default
+BACKWARD = torch.ops.ascendspeed.flash_attention_score_grad.default
+
+OPCHECK_CASES = [
+    Case(2, 4, 2, 10, 14, 8, 6, layout=layout, dtype=dtype, masked=masked, sparse_mode=mode)
+    for layout, dtype, masked, mode in [
+        *[(layout, torch.float32, True, 3) for layout in LAYOUTS],
+        ("BNSD", torch.bfloat16, True, 1),
+        ("BSH", torch.float16, False, 0),
+    ]
+]
+
+
+def inputs_of(case, requires_grad=True):
+    query, key, value, dy = case.tensors()
+    return [t.requires_grad_(requires_grad) for t in (query, key, value)], dy
+
+
+@pytest.mark.parametrize("case", OPCHECK_CASES, ids=lambda c: f"{c.layout}-{c.dtype}-mode{c.sparse_mode}")
+def test_opcheck(case):
+    inputs, dy = inputs_of(case)
+    torch.library.opcheck(FORWARD, (*inputs, case.heads, case.layout), case.attributes())
+    with torch.no_grad():
+        out, maximum, total = FORWARD(*inputs, case.heads, case.layout, **case.attributes())
+    tensors = [t.detach() for t in inputs]
+    torch.library.opcheck(
+        BACKWARD, (*tensors, dy, maximum, total, None, out, case.heads, case.layout), case.attributes()
+    )
+
+
+@pytest.mark.parametrize("mode", [None, 2, 3, 4, 6])
+def test_gradcheck_through_float64(mode):
+    """Central differences in float64 around the float32 operator: step 1e-2, so that its rounding of about 1e-6 over
+    2e-2 stays below the stated 1e-3."""
+    case = Case(1, 4, 2, 5, 6, 3, 2, masked=mode is not None, sparse_mode=mode or 0, prefix=(3,), scale=0.7)
+    attributes = case.attributes() | ({"pre_tockens": 1, "next_tockens": 1} if mode == 4 else {})
+
+    def upcast(*tensors):
+        return flash_attention_score(*(t.float() for t in tensors), 4, "BNSD", **attributes).attention_out.double()
+
+    inputs = [t.double().requires_grad_() for t in case.tensors()[:3]]
+    assert torch.autograd.gradcheck(upcast, inputs, eps=1e-2, atol=1e-3, rtol=1e-3)
+
+
+def test_statistics_are_not_differentiable_and_unused_output_costs_nothing():
+    inputs, _ = inputs_of(Case(1, 1, 1, 4, 4, 4, 4))
+    output = flash_attention_score(*inputs, 1, "BNSD")
+    assert output.attention_out.requires_grad
+    assert not output.softmax_max.requires_grad
+    assert not output.softmax_sum.requires_grad
+
+
+def test_a_second_derivative_is_refused():
+    inputs, dy = inputs_of(Case(1, 1, 1, 4, 4, 4, 4))
+    out = flash_attention_score(*inputs, 1, "BNSD").attention_out
+    (dq,) = torch.autograd.grad(out, inputs[:1], dy, create_graph=True)
+    with pytest.raises(NotImplementedError, match="second derivatives are not built"):
+        dq.sum().backward()
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_compile_gives_the_same_as_eager_and_keeps_dynamic_shapes(dynamic):
+    mask = compressed_atten_mask(3)
+    frames = []
+
+    def counting_backend(graph, _):
+        frames.append(graph)
+        return graph.forward
+
+    def attend(query, key, value):
+        return flash_attention_score(
+            query * 2, key, value, 2, "BSH", atten_mask=mask, sparse_mode=3
+        ).attention_out.sin()
+
+    compiled = torch.compile(attend, backend=counting_backend, fullgraph=True, dynamic=dynamic)
+    for length in (8, 24, 40):
+        inputs, _ = inputs_of(Case(2, 2, 2, length, length + 8, 8, 8, layout="BSH", seed=length))
+        assert torch.equal(compiled(*inputs), attend(*inputs))
+    if dynamic:
+        assert len(frames) == 1, "a new length must not compile anew"
+
+
+def test_compiled_backward_gives_the_same_as_eager():
+    def loss(query, key, value):
+        return flash_attention_score(query, key, value, 2, "BNSD", scale=0.3).attention_out.square().sum()
+
+    inputs, _ = inputs_of(Case(1, 2, 1, 9, 9, 8, 8))
+    eager = torch.autograd.grad(loss(*inputs), inputs)
+    compiled = torch.autograd.grad(torch.compile(loss, backend="aot_eager", fullgraph=True)(*inputs), inputs)
+    for one, other in zip(eager, compiled, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_a_bad_call_is_refused_while_tracing():
+    def attend(query):
+        return flash_attention_score(query, query, query, 3, "BNSD").attention_out
+
+    with pytest.raises(Exception, match=r"head_num=3 is not the head count 2"):
+        torch.compile(attend, backend="eager", fullgraph=True)(torch.randn(1, 2, 4, 4))
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_activation_checkpointing_gives_the_same_gradients(reentrant):
+    inputs, dy = inputs_of(Case(1, 2, 2, 30, 30, 8, 8))
+    attend = functools.partial(
+        flash_attention_score, head_num=2, input_layout="BNSD", atten_mask=compressed_atten_mask(2), sparse_mode=2
+    )
+    plain = torch.autograd.grad(attend(*inputs).attention_out, inputs, dy)
+    for tensor in inputs:
+        tensor.grad = None
+    checkpoint(lambda *t: attend(*t).attention_out, *inputs, use_reentrant=reentrant).backward(dy)
+    for tensor, expected in zip(inputs, plain, strict=True):
+        assert torch.equal(tensor.grad, expected)
+
+
+def test_a_mask_changed_in_place_before_the_backward_is_noticed():
+    inputs, dy = inputs_of(Case(1, 1, 1, 4, 4, 4, 4))
+    mask = torch.zeros(4, 4, dtype=torch.bool)
+    out = flash_attention_score(*inputs, 1, "BNSD", atten_mask=mask).attention_out
+    mask[0, 0] = True
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        out.backward(dy)
+
+
+@pytest.mark.parametrize("mode", [0, 1, 2, 3, 4, 6])
+def test_results_are_bitwise_the_same_for_any_number_of_threads(mode):
+    case = Case(
+        2, 6, 2, 300, 500, 40, 24, dtype=torch.bfloat16, masked=True, sparse_mode=mode, mask_density=0.3,
+        pre_tockens=200, next_tockens=90, prefix=(250, 333),
+    )  # fmt: skip
+    results = []
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2, 3, 7):
+            torch.set_num_threads(threads)
+            inputs, dy = inputs_of(case)
+            output = flash_attention_score(*inputs, case.heads, case.layout, **case.attributes())
+            results.append([*output[:3], *torch.autograd.grad(output.attention_out, inputs, dy)])
+    finally:
+        torch.set_num_threads(before)
+    for other in results[1:]:
+        for one, two in zip(results[0], other, strict=True):
+            assert torch.equal(one, two)
+
+
+def test_no_buffer_grows_with_the_square_of_the_length():
+    """Peak of torch's allocator over a forward and backward, for S and 2 S: twice as much, where S x S would be four."""
+    peaks = []
+    for length in (2048, 4096):
+        inputs, dy = inputs_of(Case(1, 2, 2, length, length, 16, 16))
+        with torch.profiler.profile(profile_memory=True, activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+            out = flash_attention_score(
+                *inputs, 2, "BNSD", atten_mask=compressed_atten_mask(2), sparse_mode=2
+            ).attention_out
+            torch.autograd.grad(out, inputs, dy)
+        allocated = sum(event.cpu_memory_usage for event in profile.events() if event.cpu_memory_usage > 0)
+        peaks.append(allocated)
+        assert allocated < length * length * 4, "less than one float32 score matrix"
+    assert peaks[1] < 2.2 * peaks[0]

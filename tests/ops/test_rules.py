@@ -1,0 +1,220 @@
+"""Each refusal names the argument, its value, the rule and the CANN code; kernel and fake kernel refuse alike."""
+
+import re
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from ascendspeed.ops import compressed_atten_mask, flash_attention_score
+
+B, N, NKV, SQ, SKV, D = 2, 4, 2, 6, 8, 16
+
+
+def arguments(layout="BNSD", **changes):
+    """A legal call, changed by name; tensors are made on the current default device."""
+    shapes = {
+        "BNSD": ((B, N, SQ, D), (B, NKV, SKV, D)),
+        "BSND": ((B, SQ, N, D), (B, SKV, NKV, D)),
+        "BSH": ((B, SQ, N * D), (B, SKV, NKV * D)),
+        "SBH": ((SQ, B, N * D), (SKV, B, NKV * D)),
+    }[layout]
+    call = {
+        "query": torch.zeros(shapes[0]),
+        "key": torch.zeros(shapes[1]),
+        "value": torch.zeros(shapes[1]),
+        "head_num": N,
+        "input_layout": layout,
+    }
+    return call | {name: make() if callable(make) else make for name, make in changes.items()}
+
+
+def zeros(*shape, dtype=torch.float32):
+    return lambda: torch.zeros(shape, dtype=dtype)
+
+
+def mask(*shape):
+    return zeros(*shape, dtype=torch.bool)
+
+
+# (changes to a legal call, what the message says)
+INVALID = [
+    ({"input_layout": "BHS"}, "input_layout='BHS' is not one of BSH, SBH, BSND, BNSD, TND"),
+    ({"query": zeros(B, N, SQ, D, dtype=torch.float64)}, "query: dtype float64 is not one of float16, bfloat16, float32"),
+    ({"key": zeros(B, NKV, SKV, D, dtype=torch.float16)}, "key: dtype float16 differs from float32 of query"),
+    ({"value": zeros(B, NKV, SKV, D, dtype=torch.bfloat16)}, "value: dtype bfloat16 differs from float32 of query"),
+    ({"head_num": 0}, "head_num=0 must be positive"),
+    ({"head_num": -4}, "head_num=-4 must be positive"),
+    ({"head_num": 8}, "head_num=8 is not the head count 4 of query [2, 4, 6, 16] (layout BNSD)"),
+    ({"layout": "BSH", "head_num": 3}, "head_num=3 does not divide H=64 of query [2, 6, 64] (layout BSH)"),
+    ({"query": zeros(B, N, SQ)}, "query [2, 4, 6] (layout BNSD) has rank 3, the layout has rank 4"),
+    ({"key": zeros(B, NKV, SKV)}, "key [2, 2, 8] (layout BNSD) has rank 3"),
+    ({"value": zeros(B, NKV, SKV, D, 1)}, "value [2, 2, 8, 16, 1] (layout BNSD) has rank 5"),
+    ({"key": zeros(3, NKV, SKV, D)}, "key: batch 3 of key [3, 2, 8, 16] (layout BNSD) differs from 2 of query"),
+    ({"value": zeros(3, NKV, SKV, D)}, "value: batch 3 of value [3, 2, 8, 16] (layout BNSD) differs from 2 of query"),
+    ({"value": zeros(B, NKV, SKV + 1, D)}, "value: length 9 of value [2, 2, 9, 16] (layout BNSD) differs from 8 of key"),
+    ({"value": zeros(B, 4, SKV, D)}, "value: head count 4 of value [2, 4, 8, 16] (layout BNSD) differs from 2 of key"),
+    ({"key": zeros(B, NKV, SKV, 8)}, "key: head size 8 of key [2, 2, 8, 8] (layout BNSD) differs from 16 of query"),
+    ({"layout": "SBH", "key": zeros(SKV, B, 24)}, "key: H=24 of key [8, 2, 24] (layout SBH) is not a multiple of the head size 16"),
+    ({"layout": "SBH", "value": zeros(SKV, B, 33)}, "value: H=33 of value [8, 2, 33] (layout SBH) is not a multiple of the 2 heads"),
+    ({"key": zeros(B, 3, SKV, D), "value": zeros(B, 3, SKV, D)}, "head_num=4 is not a multiple of the 3 heads of key"),
+    ({"value": zeros(B, NKV, SKV, 17)}, "value: head size 17 is above the head size 16 of query and key"),
+    ({"scale": float("inf")}, "scale=inf is not finite"),
+    ({"scale": float("nan")}, "scale=nan is not finite"),
+    ({"keep_prob": 0.0}, "keep_prob=0.000000 is outside (0, 1]"),
+    ({"keep_prob": 1.5}, "keep_prob=1.500000 is outside (0, 1]"),
+    ({"keep_prob": float("nan")}, "keep_prob=nan is outside (0, 1]"),
+    ({"inner_precise": 3}, "inner_precise=3 is outside 0..2"),
+    ({"sparse_mode": -1}, "sparse_mode=-1 is outside 0..6"),
+    ({"sparse_mode": 7}, "sparse_mode=7 is outside 0..6"),
+    ({"pse_type": 4}, "pse_type=4 is outside 0..3"),
+    ({"pse_type": 0}, "pse is None, pse_type=0 needs it"),
+    ({"padding_mask": mask(SQ, SKV)}, "padding_mask: reserved by CANN, must be None"),
+    ({"actual_seq_qlen": [6]}, "actual_seq_qlen: only for input_layout TND"),
+    ({"actual_seq_kvlen": [8]}, "actual_seq_kvlen: only for input_layout TND"),
+    ({"softmax_layout": "TND"}, "softmax_layout='TND': must be empty unless input_layout is TND"),
+    ({"atten_mask": zeros(SQ, SKV)}, "atten_mask: dtype float32 is not bool or uint8"),
+    ({"atten_mask": mask(SKV, SQ)}, "atten_mask [8, 6] bool: sparse_mode 0 takes [2, 4, 6, 8], [2, 1, 6, 8], [1, 1, 6, 8] or [6, 8]"),
+    ({"atten_mask": mask(B, 2, SQ, SKV), "sparse_mode": 1}, "atten_mask [2, 2, 6, 8] bool: sparse_mode 1 takes"),
+    ({"atten_mask": mask(1, N, SQ, SKV), "sparse_mode": 1}, "atten_mask [1, 4, 6, 8] bool: sparse_mode 1 takes"),
+    ({"atten_mask": mask(B, SQ, SKV), "sparse_mode": 1}, "atten_mask [2, 6, 8] bool: sparse_mode 1 takes"),
+    ({"atten_mask": mask(SQ, SKV), "sparse_mode": 5}, "atten_mask [6, 8] bool: sparse_mode 5 takes [2, 4, 6, 8], [2, 1, 6, 8] [161002]"),
+    ({"atten_mask": mask(SQ, SKV), "sparse_mode": 2}, "atten_mask [6, 8] bool: sparse_mode 2 takes the compressed mask [2048, 2048]"),
+    ({"atten_mask": mask(1, 1, 2048, 2048), "sparse_mode": 3}, "sparse_mode 3 takes the compressed mask [2048, 2048]"),
+    ({"atten_mask": mask(2048, 2048), "sparse_mode": 6, "prefix": [2, 2]}, "sparse_mode 6 takes the compressed mask [3072, 2048]"),
+    ({"atten_mask": mask(3072, 2048), "sparse_mode": 4}, "sparse_mode 4 takes the compressed mask [2048, 2048]"),
+    ({"atten_mask": mask(SQ, SKV), "pre_tockens": -3, "next_tockens": 2}, "pre_tockens=-3, next_tockens=2: the band of sparse_mode 0 holds no position of Sq=6, Skv=8"),
+    ({"atten_mask": mask(SQ, SKV), "pre_tockens": -8}, "pre_tockens=-8"),
+    ({"atten_mask": mask(SQ, SKV), "next_tockens": -6}, "next_tockens=-6"),
+    ({"atten_mask": mask(2048, 2048), "sparse_mode": 4, "next_tockens": -8}, "the band of sparse_mode 4 holds no position"),
+    ({"atten_mask": mask(3072, 2048), "sparse_mode": 6}, "prefix is None, sparse_mode 6 needs one length per batch element"),
+    ({"atten_mask": mask(3072, 2048), "sparse_mode": 6, "prefix": [2]}, "prefix [2] has 1 entries, the batch has 2"),
+    ({"atten_mask": mask(B, 1, SQ, SKV), "sparse_mode": 5, "prefix": [2]}, "prefix [2] has 1 entries, the batch has 2"),
+    ({"atten_mask": mask(3072, 2048), "sparse_mode": 6, "prefix": [2, 9]}, "prefix[1]=9 is outside 2..8 for Sq=6, Skv=8"),
+    ({"atten_mask": mask(3072, 2048), "sparse_mode": 6, "prefix": [1, 8]}, "prefix[0]=1 is outside 2..8 for Sq=6, Skv=8"),
+]  # fmt: skip
+
+NOT_BUILT = [
+    ({"input_layout": "TND"}, "input_layout='TND'"),
+    ({"pse": zeros(B, N, SQ, SKV)}, "pse:"),
+    ({"drop_mask": zeros(48, dtype=torch.uint8)}, "drop_mask:"),
+    ({"keep_prob": 0.9}, "keep_prob=0.900000:"),
+    ({"sink": zeros(N)}, "sink:"),
+    ({"q_start_idx": [1]}, "q_start_idx:"),
+    ({"kv_start_idx": [1]}, "kv_start_idx:"),
+]
+
+# Limits that memory forbids to reach for real: shapes only.
+TOO_LARGE = [
+    ({"head_num": 257, "query": (1, 257, 1, 1), "key": (1, 1, 1, 1)}, "head_num=257 is above the limit of 256"),
+    ({"head_num": 1, "query": (1, 1, 1, 769), "key": (1, 1, 1, 769)}, "head size of query=769 is above the limit of 768"),
+    ({"head_num": 1, "query": (1, 1, 2**20 + 1, 1), "key": (1, 1, 1, 1)}, "length of query=1048577 is above the limit of 1048576"),
+    ({"head_num": 1, "query": (1, 1, 1, 1), "key": (1, 1, 2**20 + 1, 1)}, "length of key=1048577 is above the limit"),
+    ({"head_num": 1, "query": (2**21 + 1, 1, 1, 1), "key": (2**21 + 1, 1, 1, 1)}, "batch of query=2097153 is above the limit"),
+]  # fmt: skip
+
+
+def call(changes):
+    changes = dict(changes)
+    return flash_attention_score(**arguments(changes.pop("layout", "BNSD"), **changes))
+
+
+def names(cases):
+    return [re.sub(r"[^\w=.]+", "-", message)[:60] for _, message in cases]
+
+
+def refusals(run, exception):
+    with pytest.raises(exception) as real:
+        run()
+    with FakeTensorMode(), pytest.raises(exception) as fake:
+        run()
+    assert str(real.value) == str(fake.value), "the kernel and the fake kernel must give one verdict"
+    return str(real.value)
+
+
+@pytest.mark.parametrize(("changes", "message"), INVALID, ids=names(INVALID))
+def test_bad_input_is_refused_by_name(changes, message):
+    text = refusals(lambda: call(changes), ValueError)
+    assert message in text
+    assert text.endswith("[161002]")
+
+
+@pytest.mark.parametrize(("changes", "message"), NOT_BUILT, ids=names(NOT_BUILT))
+def test_what_is_not_built_says_so(changes, message):
+    text = refusals(lambda: call(changes), NotImplementedError)
+    assert text.startswith(message)
+    assert "not implemented yet" in text
+
+
+@pytest.mark.parametrize(("shapes", "message"), TOO_LARGE, ids=names(TOO_LARGE))
+def test_limits_beyond_memory_hold_for_shapes(shapes, message):
+    query = torch.empty(shapes["query"], device="meta")
+    key = torch.empty(shapes["key"], device="meta")
+    with pytest.raises(ValueError, match=re.escape(message)):
+        flash_attention_score(query, key, key, shapes["head_num"], "BNSD")
+
+
+@pytest.mark.parametrize("length", [2**20])
+def test_the_largest_length_is_accepted(length):
+    query = torch.empty(1, 1, length, 8, device="meta")
+    assert flash_attention_score(query, query, query, 1, "BNSD").softmax_max.shape == (1, 1, length, 8)
+
+
+def test_prefix_of_more_than_2048_samples_is_refused():
+    query = torch.empty(2049, 1, 1, 1, device="meta")
+    mask = torch.empty(3072, 2048, dtype=torch.bool, device="meta")
+    with pytest.raises(ValueError, match=r"prefix: batch 2049 is above the limit of 2048"):
+        flash_attention_score(query, query, query, 1, "BNSD", atten_mask=mask, sparse_mode=6, prefix=[1] * 2049)
+
+
+def test_a_legal_call_is_legal():
+    for layout in ("BNSD", "BSND", "BSH", "SBH"):
+        flash_attention_score(**arguments(layout))
+
+
+def test_mode_5_accepts_a_missing_or_wide_prefix_because_the_mask_decides():
+    full = torch.zeros(B, 1, SQ, SKV, dtype=torch.bool)
+    for prefix in (None, [100, -1]):
+        flash_attention_score(**arguments(atten_mask=full, sparse_mode=5, prefix=prefix))
+
+
+def test_bands_with_a_negative_side_that_meet_the_scores_are_accepted():
+    full = torch.zeros(SQ, SKV, dtype=torch.bool)
+    flash_attention_score(**arguments(atten_mask=full, pre_tockens=-7))
+    flash_attention_score(**arguments(atten_mask=full, next_tockens=-5))
+    flash_attention_score(**arguments(atten_mask=compressed_atten_mask(4), sparse_mode=4, next_tockens=-7))
+
+
+def grad_arguments():
+    call = arguments()
+    output = flash_attention_score(**call)
+    stats = {"softmax_max": output.softmax_max, "softmax_sum": output.softmax_sum}
+    return call | stats | {"softmax_in": None, "attention_in": output.attention_out, "dy": output.attention_out}
+
+
+GRAD_INVALID = [
+    ({"softmax_max": None}, "softmax_max is None, the backward needs the forward's [161001]"),
+    ({"softmax_sum": None}, "softmax_sum is None, the backward needs the forward's [161001]"),
+    ({"attention_in": None}, "attention_in is None, the backward needs the forward's output [161001]"),
+    ({"softmax_max": zeros(B, N, SQ, 1)}, "softmax_max [2, 4, 6, 1] float32: expected [2, 4, 6, 8] [161002]"),
+    ({"softmax_sum": zeros(B, N, SQ, 8, dtype=torch.float16)}, "softmax_sum [2, 4, 6, 8] float16: expected float32"),
+    ({"softmax_in": zeros(3)}, "softmax_in [3] float32: reserved by CANN, must be None or empty [161002]"),
+    ({"dy": zeros(B, N, SQ, D + 1)}, "dy [2, 4, 6, 17] float32: expected [2, 4, 6, 16] [161002]"),
+    ({"dy": zeros(B, N, SQ, D, dtype=torch.bfloat16)}, "dy: dtype bfloat16 differs from float32 of query [161002]"),
+    ({"attention_in": zeros(B, N, SQ)}, "attention_in [2, 4, 6] float32: expected [2, 4, 6, 16] [161002]"),
+    ({"head_num": 0}, "head_num=0 must be positive [161002]"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), GRAD_INVALID, ids=names(GRAD_INVALID))
+def test_bad_input_of_the_backward_is_refused_by_name(changes, message):
+    def run():
+        call = grad_arguments() | {name: make() if callable(make) else make for name, make in changes.items()}
+        torch.ops.ascendspeed.flash_attention_score_grad(**call)
+
+    assert message in refusals(run, ValueError)
+
+
+def test_tensors_on_two_devices_are_refused_by_name():
+    with pytest.raises(ValueError, match=r"key: device meta differs from cpu of query \[161002\]"):
+        call({"key": torch.zeros(B, NKV, SKV, D, device="meta")})
