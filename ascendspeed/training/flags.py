@@ -18,11 +18,11 @@ from typing import Any, NoReturn
 from ascendspeed.training import configs, known_flags, rules
 from ascendspeed.training.mistakes import Mistake
 
-__all__ = ["ACCEPTED", "REFUSED", "markdown", "parse"]
+__all__ = ["ACCEPTED", "GROUPS", "REFUSED", "markdown", "parse"]
 
 # RunConfig's groups in the order of the help: field name -> class.
-_GROUPS: dict[str, type] = {f.name: f.type for f in dataclasses.fields(configs.RunConfig) if isinstance(f.type, type)}
-_GROUPS.pop("world_size")
+GROUPS: dict[str, type] = {f.name: f.type for f in dataclasses.fields(configs.RunConfig) if isinstance(f.type, type)}
+GROUPS.pop("world_size")
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def parse(argv: Sequence[str], world_size: int | None = None) -> configs.RunConf
     values["use_rotary_position_embeddings"] = values["position_embedding_type"] == "rope"
     values["data_path"] = tuple(values["data_path"])
     groups = {
-        name: group(**{f.name: values[f.name] for f in dataclasses.fields(group)}) for name, group in _GROUPS.items()
+        name: group(**{f.name: values[f.name] for f in dataclasses.fields(group)}) for name, group in GROUPS.items()
     }
     run = configs.RunConfig(
         **groups, world_size=int(os.environ.get("WORLD_SIZE", "1")) if world_size is None else world_size
@@ -111,7 +111,7 @@ def parse(argv: Sequence[str], world_size: int | None = None) -> configs.RunConf
 def markdown() -> str:
     """The tables of honoured, accepted and refused flags, as docs/training.md has them."""
     lines: list[str] = []
-    for group in _GROUPS.values():
+    for group in GROUPS.values():
         lines += ["", f"**{_title(group)}**", "", "| flag | default | meaning, unit |", "|---|---|---|"]
         lines += [f"| `{_name(f)}` | {_default(f)} | {_cell(f.metadata['help'])} |" for f in dataclasses.fields(group)]
     lines += ["", "**Accepted: the meaning already holds**", "", "| flag | values | because |", "|---|---|---|"]
@@ -136,7 +136,7 @@ def _parser() -> _Parser:
         allow_abbrev=False,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    for group in _GROUPS.values():
+    for group in GROUPS.values():
         arguments = parser.add_argument_group(_title(group))
         for each in dataclasses.fields(group):
             arguments.add_argument(_name(each), **_argparse_options(each))
@@ -168,7 +168,7 @@ def _value_type(annotation: Any) -> type:
 
 
 def _refuse_what_is_not_honoured(argv: Sequence[str]) -> None:
-    honoured = {_name(f) for group in _GROUPS.values() for f in dataclasses.fields(group)} | set(ACCEPTED)
+    honoured = {_name(f) for group in GROUPS.values() for f in dataclasses.fields(group)} | set(ACCEPTED)
     for name, value in _options(argv):
         accepted = ACCEPTED.get(name)
         if accepted and accepted.values and value not in accepted.values:

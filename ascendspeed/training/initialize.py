@@ -1,9 +1,12 @@
 """The world of a run: device, process group, Megatron's parallel groups, seeds. Nothing of the model or the data."""
 
+import contextlib
 import datetime
+import logging
 import os
 import random
 import warnings
+from collections.abc import Iterator
 
 import numpy
 import torch
@@ -16,13 +19,15 @@ from ascendspeed.device import Device, cuda_shim
 from ascendspeed.training.configs import RunConfig
 from ascendspeed.training.mistakes import Mistake
 
-__all__ = ["initialize"]
+__all__ = ["world"]
 
 
-def initialize(run: RunConfig) -> Device:
-    """Join the other processes and return the device. Every call of torch.distributed and Megatron comes after this.
+@contextlib.contextmanager
+def world(run: RunConfig) -> Iterator[Device]:
+    """Join the other processes, for as long as the context lasts; its value is the device.
 
-    Without torchrun the world is this one process. `Mistake` if the device asked for is not there.
+    Without torchrun the world is this one process; a process group that is there already is used and left alone.
+    `Mistake` if the device asked for is not there.
     """
     try:
         device = devices.select(run.parallel.device)
@@ -30,18 +35,26 @@ def initialize(run: RunConfig) -> Device:
         raise Mistake(f"--device: {error}") from None
     device.set(int(os.environ.get("LOCAL_RANK", "0")))
     cuda_shim.install(device)
+    try:
+        if not dist.is_initialized():
+            _join(run, device)
+        parallel_state.initialize_model_parallel(tensor_model_parallel_size=run.parallel.tensor_model_parallel_size)
+        _seed(run.training.seed)
+        with warnings.catch_warnings():
+            _quieten(device)
+            yield device
+    finally:
+        parallel_state.destroy_model_parallel()
+        cuda_shim.uninstall()
+
+
+def _join(run: RunConfig, device: Device) -> None:
     timeout = datetime.timedelta(minutes=run.parallel.distributed_timeout_minutes)
     if "RANK" in os.environ:
         dist.init_process_group(device.collective_backend, timeout=timeout)
     else:
-        dist.init_process_group(
-            device.collective_backend, store=dist.HashStore(), rank=0, world_size=1, timeout=timeout
-        )
-    if dist.get_rank() != 0:
-        warnings.simplefilter("ignore")  # rank 0 says it once for all
-    parallel_state.initialize_model_parallel(tensor_model_parallel_size=run.parallel.tensor_model_parallel_size)
-    _seed(run.training.seed)
-    return device
+        alone = dist.HashStore()
+        dist.init_process_group(device.collective_backend, store=alone, rank=0, world_size=1, timeout=timeout)
 
 
 def _seed(seed: int) -> None:
@@ -50,3 +63,14 @@ def _seed(seed: int) -> None:
     numpy.random.seed(seed)
     torch.manual_seed(seed)
     model_parallel_cuda_manual_seed(seed)
+
+
+def _quieten(device: Device) -> None:
+    """Leave out of the log what is known and asks nothing of the reader."""
+    # megatron-core's advice for CUDA streams, and torch's new names for collectives that megatron-core still calls.
+    warnings.filterwarnings("ignore", message=".*CUDA_DEVICE_MAX_CONNECTIONS", category=UserWarning)
+    warnings.filterwarnings("ignore", message=r".*torch\.distributed\.\w+` is deprecated", category=FutureWarning)
+    warnings.filterwarnings("ignore", message=".*cuda_graph_scope", category=UserWarning)
+    if device.name == "cpu":
+        # It warns when the CPU's generator moves while the device's is in use: here they are the same one.
+        logging.getLogger("megatron.core.tensor_parallel.random").setLevel(logging.ERROR)

@@ -63,8 +63,6 @@ def exit_together(mistake: Mistake) -> NoReturn:
         if not dist.is_initialized():
             dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=60))
         dist.barrier()
-    if dist.is_initialized():
-        dist.destroy_process_group()
     raise SystemExit(EXIT_CODE)
 
 

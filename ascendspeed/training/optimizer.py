@@ -40,7 +40,7 @@ def build(run: RunConfig, model: DistributedDataParallel) -> tuple[MegatronOptim
         lr_decay_style=o.lr_decay_style,
         start_wd=o.weight_decay,
         end_wd=o.weight_decay,
-        wd_incr_steps=run.training.train_iters * samples,
+        wd_incr_steps=run.lr_decay_iters * samples,
         wd_incr_style="constant",
         use_checkpoint_opt_param_scheduler=False,
     )

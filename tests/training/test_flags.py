@@ -1,0 +1,186 @@
+"""The command line: every flag is honoured, accepted for a reason or refused by name; the rules name flag and value."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from ascendspeed.training import configs, flags, known_flags
+from ascendspeed.training.mistakes import Mistake
+from tests.training.settings import SMALL
+
+DOCS = Path(__file__).parents[2] / "docs" / "training.md"
+
+
+def refusal(*more: str, world_size: int = 1) -> str:
+    with pytest.raises(Mistake) as caught:
+        flags.parse([*SMALL, *more], world_size=world_size)
+    return str(caught.value)
+
+
+def test_settings_become_typed_and_frozen():
+    run = flags.parse([*SMALL, "--bf16", "--lr=5e-4", "--data-path", "a.txt"], world_size=1)
+    assert run.model.bf16 is True
+    assert run.optimizer.lr == 5e-4
+    assert run.data.data_path == ("a.txt",)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        run.optimizer.lr = 1.0  # type: ignore[misc]
+
+
+def test_a_later_flag_wins_over_an_earlier_one():
+    assert flags.parse([*SMALL, "--train-iters", "7"], world_size=1).training.train_iters == 7
+
+
+# Read from megatron/training/arguments.py and the configuration classes of Megatron-LM's core_r0.16.0.
+MEGATRON_DEFAULTS = {
+    "kv_channels": None,
+    "ffn_hidden_size": None,
+    "position_embedding_type": "learned_absolute",
+    "rotary_base": 10000,
+    "rotary_percent": 1.0,
+    "normalization": "LayerNorm",
+    "norm_epsilon": 1e-5,
+    "attention_dropout": 0.1,
+    "hidden_dropout": 0.1,
+    "init_method_std": 0.02,
+    "make_vocab_size_divisible_by": 128,
+    "recompute_granularity": None,
+    "tensor_model_parallel_size": 1,
+    "distributed_timeout_minutes": 10,
+    "global_batch_size": None,
+    "seed": 1234,
+    "min_lr": 0.0,
+    "lr_decay_style": "linear",
+    "lr_decay_iters": None,
+    "lr_warmup_iters": 0,
+    "lr_warmup_fraction": None,
+    "lr_warmup_init": 0.0,
+    "weight_decay": 0.01,
+    "clip_grad": 1.0,
+    "adam_beta1": 0.9,
+    "adam_beta2": 0.999,
+    "adam_eps": 1e-8,
+    "split": "969,30,1",
+    "num_workers": 2,
+    "log_interval": 100,
+    "eval_interval": None,
+    "eval_iters": 100,
+}
+
+
+@pytest.mark.parametrize("name", MEGATRON_DEFAULTS)
+def test_defaults_are_megatrons(name):
+    declared = {f.name: f.default for group in flags.GROUPS.values() for f in dataclasses.fields(group)}
+    assert declared[name] == MEGATRON_DEFAULTS[name]
+
+
+def test_every_honoured_flag_but_device_is_one_of_megatrons():
+    names = {f.name.replace("_", "-") for group in flags.GROUPS.values() for f in dataclasses.fields(group)}
+    assert names - known_flags.MEGATRON_LM == {"device"}
+
+
+def test_an_unknown_flag_comes_with_a_suggestion():
+    assert refusal("--num-layer", "3") == "--num-layer is not a flag; did you mean --num-layers?"
+    assert refusal("--zzz") == "--zzz is not a flag; --help lists them"
+
+
+def test_known_flags_that_are_not_honoured_are_refused():
+    assert "--moe-router-topk is a flag of Megatron-LM" in refusal("--moe-router-topk", "2")
+    assert "--stage is a flag of MindSpeed-LLM" in refusal("--stage", "sft")
+    assert refusal("--fp16").startswith("--fp16: ")
+
+
+def test_no_known_flag_is_ignored():
+    """Each is declared (so it has an effect), accepted for a reason, or an error that names it."""
+    honoured = {"--" + f.name.replace("_", "-") for group in flags.GROUPS.values() for f in dataclasses.fields(group)}
+    known = {f"--{name}" for name in known_flags.MEGATRON_LM | known_flags.MINDSPEED_LLM} | set(flags.REFUSED)
+    assert len(known) > 700
+    for flag in known - honoured - set(flags.ACCEPTED):
+        assert flag in refusal(flag)
+
+
+@pytest.mark.parametrize("flag", flags.ACCEPTED)
+def test_accepted_flags_change_nothing_and_refuse_other_values(flag):
+    plain = flags.parse(SMALL, world_size=1)
+    values = flags.ACCEPTED[flag].values
+    for value in values or (None,):
+        assert flags.parse([*SMALL, flag, *([value] if value else [])], world_size=1) == plain
+    if values:
+        assert f"{flag} other: " in refusal(flag, "other")
+        assert f"{flag} other: " in refusal(f"{flag}=other")
+
+
+def test_pipeline_and_context_parallelism_are_refused_with_a_sentence():
+    assert "pipeline parallelism is not there yet" in refusal("--pipeline-model-parallel-size", "2")
+    assert "context parallelism is not there yet" in refusal("--context-parallel-size", "2")
+
+
+def test_rotary_has_two_names():
+    by_switch = flags.parse([*SMALL, "--use-rotary-position-embeddings"], world_size=1)
+    by_type = flags.parse([*SMALL, "--position-embedding-type", "rope"], world_size=1)
+    assert by_switch == by_type
+
+
+RULES = [
+    (["--num-layers", "0"], "--num-layers=0 is not positive"),
+    (["--num-attention-heads", "3"], "--num-attention-heads=3 does not divide --hidden-size=32"),
+    (["--group-query-attention", "--num-query-groups", "3"], "--num-query-groups=3 does not divide"),
+    (["--num-query-groups", "2"], "has no effect without --group-query-attention"),
+    (["--max-position-embeddings", "8"], "--max-position-embeddings=8 is less than --seq-length=16"),
+    (["--sequence-parallel"], "--sequence-parallel needs --tensor-model-parallel-size"),
+    (["--global-batch-size", "5"], "--global-batch-size=5 is not divisible by --micro-batch-size=2"),
+    (["--attention-dropout", "0.1"], "--attention-dropout=0.1: the attention operator has no dropout yet"),
+    (["--hidden-dropout", "1.5"], "--hidden-dropout=1.5 is not between 0 and 1"),
+    (["--recompute-method", "uniform"], "need --recompute-granularity full"),
+    (["--recompute-granularity", "full"], "needs --recompute-method and --recompute-num-layers"),
+    (["--min-lr", "1"], "--min-lr=1.0 is not between 0 and --lr"),
+    (["--lr-warmup-iters", "6"], "a warm-up of 6 iterations is not shorter than --lr-decay-iters=6"),
+    (["--lr-warmup-iters", "1", "--lr-warmup-fraction", "0.1"], "exclude each other"),
+    (["--weight-decay", "-1"], "--weight-decay=-1.0 is negative"),
+    (["--data-path", "a", "b"], "--data-path: 2 paths"),
+    (["--exit-on-missing-checkpoint"], "--exit-on-missing-checkpoint needs --load"),
+    (["--lr", "fast"], "argument --lr: invalid float value: 'fast'"),
+    (["--normalization", "BatchNorm"], "argument --normalization: invalid choice: 'BatchNorm'"),
+    (["stray"], "unrecognized arguments: stray"),
+]
+
+
+@pytest.mark.parametrize(("more", "message"), RULES)
+def test_a_broken_rule_names_the_flag_and_the_value(more, message):
+    assert message in refusal(*more)
+
+
+def test_heads_must_be_divisible_by_the_tensor_parallel_size():
+    assert "--num-attention-heads=4 is not divisible by --tensor-model-parallel-size=8" in refusal(
+        "--tensor-model-parallel-size", "8", world_size=8
+    )
+    assert "--tensor-model-parallel-size=2 does not divide 3 processes" in refusal(
+        "--tensor-model-parallel-size", "2", world_size=3
+    )
+
+
+def test_required_flags_are_asked_for():
+    with pytest.raises(Mistake, match=r"required: .*--num-layers"):
+        flags.parse([], world_size=1)
+
+
+def test_sizes_that_follow_from_others():
+    run = flags.parse([*SMALL, "--tensor-model-parallel-size", "2", "--lr-warmup-fraction", "0.5"], world_size=4)
+    assert (run.data_parallel_size, run.global_batch_size, run.num_microbatches) == (2, 4, 1)
+    assert (run.lr_decay_iters, run.lr_warmup_iters) == (6, 3)
+
+
+def test_the_tables_in_the_docs_are_these():
+    assert flags.markdown() in DOCS.read_text(encoding="utf-8"), (
+        "docs/training.md is out of date: paste the output of python -m ascendspeed.training.flags"
+    )
+
+
+def test_every_help_text_is_there_and_help_prints_them(capsys):
+    with pytest.raises(SystemExit) as left:
+        flags.parse(["--help"], world_size=1)
+    assert left.value.code == 0
+    shown = capsys.readouterr().out
+    assert "--tensor-model-parallel-size" in shown
+    assert "--use-flash-attn" in shown
+    assert all(f.metadata["help"] for f in dataclasses.fields(configs.ModelConfig))
