@@ -1,0 +1,50 @@
+"""Run in a fresh process with ASCENDSPEED_CPU_ISA set: prints the instruction set, then checks it (test_isa.py)."""
+
+import torch
+
+from ascendspeed.ops import active_isa, flash_attention_score
+from tests.ops.test_flash_attention_score import check
+from tests.support.cases import DTYPES, Case
+
+
+def every_16_bit_pattern(dtype: torch.dtype) -> torch.Tensor:
+    return torch.arange(2**16, dtype=torch.int32).to(torch.uint16).view(dtype)
+
+
+def check_loads_and_stores(dtype: torch.dtype) -> None:
+    """One key: attention_out is the value itself for every number of the format, denormals and infinities included."""
+    value = every_16_bit_pattern(dtype).view(-1, 1, 1, 64)
+    query = torch.zeros_like(value)
+    out = flash_attention_score(query, query, value, 1, "BNSD").attention_out
+    finite = ~value.isnan()
+    assert torch.equal(out[finite], value[finite]), dtype
+    assert out[~finite].isnan().all()
+
+
+def check_rounding(dtype: torch.dtype) -> None:
+    """Two equal keys: attention_out is the mean of two values, rounded to nearest even as torch does."""
+    numbers = every_16_bit_pattern(dtype)
+    numbers = numbers[numbers.isfinite()]
+    generator = torch.Generator().manual_seed(1)
+    pairs = numbers[torch.randint(len(numbers), (4096, 2, 67), generator=generator)]
+    neighbours = numbers.sort().values
+    pairs[:, 1, :40] = neighbours[torch.searchsorted(neighbours, pairs[:, 0, :40].contiguous()).add(1).clamp(max=len(neighbours) - 1)]
+    value = pairs.unsqueeze(1)
+    query = torch.zeros_like(value)
+    out = flash_attention_score(query, query, value, 1, "BNSD").attention_out
+    expected = ((value[:, :, :1].float() + value[:, :, 1:].float()) * 0.5).to(dtype).expand_as(out)
+    assert torch.equal(out, expected), dtype
+
+
+def main() -> None:
+    print(active_isa())
+    for dtype in (torch.bfloat16, torch.float16):
+        check_loads_and_stores(dtype)
+        check_rounding(dtype)
+    for dtype in DTYPES:
+        check(Case(1, 4, 2, 150, 200, 40, 33, dtype=dtype, memory="sliced", masked=True, sparse_mode=3))
+        check(Case(1, 2, 2, 100, 70, 130, 130, dtype=dtype, masked=True, sparse_mode=1, mask_shape="BNSS"))
+
+
+if __name__ == "__main__":
+    main()
