@@ -37,13 +37,16 @@ fi
 
 parallel=(--tensor-model-parallel-size 2 --sequence-parallel)
 if ((NNODES * NPROC_PER_NODE == 1)); then parallel=(--tensor-model-parallel-size 1); fi
-model=(--num-layers 4 --hidden-size 256 --num-attention-heads 8 --seq-length 256 --max-position-embeddings 256)
+model=(--num-layers 4 --hidden-size 256 --num-attention-heads 8 --seq-length 256 --max-position-embeddings 256
+  --attention-dropout 0.0 --hidden-dropout 0.0)
 training=(--micro-batch-size 4 --global-batch-size 8 --train-iters 300 --lr 1e-3)
-output=(--save "$SAVE_DIR" --log-interval 10)
-if [[ -n "$DATA_PATH" ]]; then data=(--data-path "$DATA_PATH"); else data=(); fi
+# The same folder twice: a second start continues where the first one ended.
+output=(--load "$SAVE_DIR" --save "$SAVE_DIR" --log-interval 10)
+if [[ -n "$DATA_PATH" ]]; then output+=(--data-path "$DATA_PATH"); fi
+if [[ -n "$DEVICE" ]]; then output+=(--device "$DEVICE"); fi
 
 command=(torchrun --nproc-per-node "$NPROC_PER_NODE" "${rendezvous[@]}" -m ascendspeed.training.pretrain_gpt
-  "${model[@]}" "${parallel[@]}" "${training[@]}" "${output[@]}" ${data[@]+"${data[@]}"} "$@")
+  "${model[@]}" "${parallel[@]}" "${training[@]}" "${output[@]}" "$@")
 
 if [[ -n "${DRY_RUN:-}" ]]; then
   printf '%q ' "${command[@]}"
@@ -52,7 +55,6 @@ if [[ -n "${DRY_RUN:-}" ]]; then
 fi
 
 python="$(bash "$root/scripts/setup.sh" train)"
-if [[ -n "$DEVICE" ]]; then export DEVICE; fi
 # torchrun gives every process one thread unless told otherwise; share the cores instead.
 cores="$(getconf _NPROCESSORS_ONLN)"
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$((cores > NPROC_PER_NODE ? cores / NPROC_PER_NODE : 1))}"

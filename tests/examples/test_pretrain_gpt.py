@@ -50,8 +50,9 @@ def test_by_default_two_processes_share_the_model_on_this_machine():
     assert torchrun == ["torchrun", "--nproc-per-node", "2", "--standalone", "--local-addr", "127.0.0.1"]
     assert value(flags, "--tensor-model-parallel-size") == "2"
     assert "--sequence-parallel" in flags
-    assert value(flags, "--save") == "runs/gpt"
+    assert value(flags, "--save") == value(flags, "--load") == "runs/gpt"
     assert "--data-path" not in flags
+    assert "--device" not in flags
 
 
 def test_one_process_is_not_split():
@@ -76,7 +77,12 @@ def test_further_flags_come_last_and_word_for_word():
 def test_data_and_output_are_the_callers_paths():
     _, flags = split(dry_run(DATA_PATH="my text.txt", SAVE_DIR="out dir"))
     assert value(flags, "--data-path") == "my text.txt"
-    assert value(flags, "--save") == "out dir"
+    assert value(flags, "--save") == value(flags, "--load") == "out dir"
+
+
+def test_the_device_is_the_trainers_flag():
+    _, flags = split(dry_run(DEVICE="npu"))
+    assert value(flags, "--device") == "npu"
 
 
 def test_a_port_is_honoured():
@@ -189,8 +195,8 @@ def gone(pid: int) -> bool:
 REPORT = "Path(f'rank{rank}.pid').write_text(str(os.getpid()))\n"
 
 
-def test_a_job_runs_every_rank_with_the_device_and_its_share_of_the_cores(job, tmp_path):
-    trainer = "Path(f'rank{rank}').write_text(f\"{os.environ['DEVICE']} {os.environ['OMP_NUM_THREADS']}\")\n"
+def test_a_job_runs_every_rank_with_the_flags_and_its_share_of_the_cores(job, tmp_path):
+    trainer = "Path(f'rank{rank}').write_text(f\"{sys.argv[-1]} {os.environ['OMP_NUM_THREADS']}\")\n"
     process = job(trainer, DEVICE="cpu", NPROC_PER_NODE=2)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 0, output
