@@ -124,4 +124,4 @@ def _is_available(name: str) -> bool:
         raise RuntimeError(
             f"torch_npu is installed but does not load ({error}); device 'cpu' trains on the CPU"
         ) from error
-    return bool(torch.npu.is_available())
+    return bool(Device("npu")._runtime.is_available())

@@ -1,7 +1,7 @@
 """What megatron-core 0.16.1 takes for granted about CUDA, answered by the chosen device. One table, nothing elsewhere.
 
 megatron-core says ``torch.cuda`` and ``device="cuda"`` without asking. Every row of :data:`ROWS` replaces one attribute
-and names the Megatron call that cannot do without it; a test runs Megatron and fails for a row that call no longer uses.
+and names the Megatron call that cannot do without it; a test runs Megatron and fails for a row that nobody used.
 Where Megatron has a seam (a config field, a layer spec, a process group) that is used instead and there is no row.
 :func:`install` applies the table, :func:`uninstall` puts every original back. On CUDA there is nothing to do.
 """
@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import functools
 import importlib
+import logging
 import sys
+import types
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -79,6 +81,15 @@ def _type_as_cuda(device: Device, original: Callable[..., Any]) -> Callable[...,
     return type_
 
 
+def _without_rng_alarm(device: Device, original: Any) -> Any:
+    """The module `logging`, as far as a module uses it that has one warning to give and gives it falsely."""
+    if device.name != "cpu":
+        return original
+    silent = logging.Logger("megatron.core.tensor_parallel.random")
+    silent.disabled = True
+    return types.SimpleNamespace(getLogger=lambda _: silent)
+
+
 ROWS: tuple[Row, ...] = (
     Row(
         "torch.cuda:current_device",
@@ -109,6 +120,12 @@ ROWS: tuple[Row, ...] = (
         "megatron.core.tensor_parallel.random:CudaRNGStatesTracker.fork",
         "sets torch.cuda.default_generators through a queue that is never run without CUDA",
         lambda device, _: lambda state, *_, **__: device.set_rng_state(state),
+    ),
+    Row(
+        "megatron.core.tensor_parallel.random:logging",
+        "megatron.core.tensor_parallel.random:CudaRNGStatesTracker.fork",
+        "warns at every fork that the CPU's generator moved, which on the CPU is the device's generator at work",
+        _without_rng_alarm,
     ),
     Row(
         "torch.cuda:synchronize",

@@ -41,17 +41,19 @@ def run_ranks(world_size: int, function: Callable[..., Any], *args: Any, timeout
             pipes.append(ours)
             ranks.append(process)
         try:
-            return _collect(pipes, deadline, timeout)
+            results = _collect(pipes, deadline, timeout)
+            for process in ranks:
+                process.join(timeout=10)
+            return results
         finally:
             for process in ranks:
-                process.join(timeout=5)
-                if process.is_alive():
-                    process.kill()
-                    process.join()
+                process.kill()
+                process.join()
 
 
 def _collect(pipes: list[Connection], deadline: float, timeout: float) -> list[Any]:
     results: dict[int, Any] = {}
+    failures: list[str] = []
     while len(results) < len(pipes):
         waiting = [pipe for rank, pipe in enumerate(pipes) if rank not in results]
         ready = wait(waiting, timeout=max(0.0, deadline - time.monotonic()))
@@ -65,8 +67,11 @@ def _collect(pipes: list[Connection], deadline: float, timeout: float) -> list[A
             except EOFError:
                 raise RankFailedError(f"rank {rank} died without a word") from None
             if failed:
-                raise RankFailedError(f"rank {rank} of {len(pipes)}:\n{payload}")
-            results[rank] = torch.load(io.BytesIO(payload), weights_only=False)
+                failures.append(f"rank {rank} of {len(pipes)}:\n{payload}")
+            else:
+                results[rank] = torch.load(io.BytesIO(payload), weights_only=False)
+        if failures:  # both, when one rank's failure has already become another's
+            raise RankFailedError("\n".join(failures))
     return [results[rank] for rank in range(len(pipes))]
 
 

@@ -109,6 +109,7 @@ class AscendDotProductAttention(MegatronModule):
             keep_prob=self.keep_prob,
             pre_tockens=plan.pre_tockens,
             next_tockens=plan.next_tockens,
+            inner_precise=plan.inner_precise,
             sparse_mode=plan.sparse_mode,
         ).attention_out
         return output

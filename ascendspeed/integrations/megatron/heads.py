@@ -31,7 +31,7 @@ def local_heads(num_attention_heads: int, num_query_groups: int | None, tensor_m
         tensor_model_parallel_size: number of ranks the heads are split over.
 
     Raises:
-        ValueError: one of the three does not divide the other; the message names both, with their Megatron flags' names.
+        ValueError: one of the three does not divide the other; the message names both by Megatron's names.
     """
     heads, ranks = num_attention_heads, tensor_model_parallel_size
     groups = heads if num_query_groups is None else num_query_groups

@@ -6,6 +6,7 @@ RowParallelLinear, MLP. ``LocalSpecProvider`` would give the same, but its norms
 
 from __future__ import annotations
 
+import torch
 from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
 from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
 from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubmodules
@@ -32,11 +33,11 @@ def get_gpt_layer_spec(
     config: TransformerConfig,
     *,
     mask: str = "causal",
-    core_attention: type = AscendDotProductAttention,
+    core_attention: type[torch.nn.Module] = AscendDotProductAttention,
     vp_stage: int | None = None,
     pp_rank: int | None = None,
 ) -> ModuleSpec:
-    """The spec to hand to GPTModel as transformer_layer_spec: layers with our attention, norms that know sequence parallelism.
+    """The spec to hand to GPTModel: layers with our attention, and norms that know sequence parallelism.
 
     It describes the whole block of this pipeline stage, because the norm after the last layer is the block's; the spec
     of one layer is ``spec.submodules.layer_specs[0]``.
@@ -50,7 +51,7 @@ def get_gpt_layer_spec(
 
     Raises:
         ValueError: mask or config.normalization is not one we know.
-        NotImplementedError: config asks for what this spec does not have (experts, multi-latent attention, fused norms).
+        NotImplementedError: config asks for experts, multi-latent attention or fused norms.
     """
     if mask not in MASK_KINDS:
         raise ValueError(f"mask={mask!r} is not one of {', '.join(MASK_KINDS)}")
@@ -59,15 +60,14 @@ def get_gpt_layer_spec(
     if config.multi_latent_attention:
         raise NotImplementedError("multi_latent_attention=True is not supported yet")
     norm = norm_class(config)
-    if issubclass(core_attention, AscendDotProductAttention):
-        core_attention = ModuleSpec(module=core_attention, params={"mask": mask})
+    ours = issubclass(core_attention, AscendDotProductAttention)
     attention = ModuleSpec(
         module=SelfAttention,
         # Megatron has no type for a prefix; "arbitrary" is its word for a mask that it does not know
         params={"attn_mask_type": AttnMaskType.arbitrary if mask == "prefix" else AttnMaskType[mask]},
         submodules=SelfAttentionSubmodules(
             linear_qkv=ColumnParallelLinear,
-            core_attention=core_attention,
+            core_attention=ModuleSpec(module=core_attention, params={"mask": mask} if ours else {}),
             linear_proj=RowParallelLinear,
             q_layernorm=norm if config.qk_layernorm else IdentityOp,
             k_layernorm=norm if config.qk_layernorm else IdentityOp,

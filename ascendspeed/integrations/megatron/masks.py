@@ -28,6 +28,7 @@ class AttentionPlan:
         or [B, 1, Sq, Skv] bool for mode 1; True = left out.
     prefix: keys every query of a sample sees, one number per sample; mode 6 only.
     pre_tockens, next_tockens: keys before and after the diagonal that are seen; mode 4 only.
+    inner_precise: 2 makes every device return 0 for a query that sees no key; only a mask of the caller's has those.
     """
 
     sparse_mode: int = 0
@@ -35,6 +36,7 @@ class AttentionPlan:
     prefix: tuple[int, ...] | None = None
     pre_tockens: int = UNBOUNDED
     next_tockens: int = UNBOUNDED
+    inner_precise: int = 0
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,7 @@ def plan_attention(
         mask = _checked_mask(attention_mask, batch_size, query_length, key_length)
         if kind == "padding_causal":
             mask = mask | torch.ones(query_length, key_length, dtype=torch.bool, device=mask.device).triu(1)
-        return AttentionPlan(1, mask)
+        return AttentionPlan(1, mask, inner_precise=2)
     triangle = compressed_atten_mask(row.sparse_mode, device)
     if row.sparse_mode == 6:
         assert attention_mask is not None  # the row says "lengths"
@@ -124,7 +126,9 @@ def plan_attention(
 
 def mapping_table() -> str:
     """The mapping as a Markdown table; docs/megatron.md carries it."""
-    head = "| mask | attention_mask | window_size | sparse_mode | mask tensor | keys query i sees |\n|---|---|---|---|---|---|\n"
+    head = (
+        "| mask | attention_mask | window_size | sparse_mode | mask tensor | keys query i sees |\n" + "|---" * 6 + "|\n"
+    )
     tensors = {None: "none", 1: "[B, 1, Sq, Skv]", 6: "[3072, 2048]"}
     given = {"nothing": "None", "mask": "bool mask", "lengths": "int64 [B]"}
     return head + "".join(

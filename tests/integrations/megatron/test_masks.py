@@ -1,0 +1,219 @@
+"""Every row of the mask mapping: its plan, what the operator computes with it, what Megatron's own module does.
+
+The truth is `excluded_by_megatron`, an element-by-element statement of Megatron's words; where megatron-core's
+DotProductAttention has the mask too, it is asked as well.
+"""
+
+import dataclasses
+
+import pytest
+import torch
+
+from ascendspeed.integrations.megatron.contract import excluded_by_megatron
+from ascendspeed.integrations.megatron.masks import MAPPING, MASK_KINDS, UNBOUNDED, MappingRow, plan_attention
+from ascendspeed.ops import flash_attention_score, reference
+from tests.support.ranks import run_ranks
+
+BATCH, HEADS, GROUPS, SIZE = 2, 4, 2, 8
+WINDOWS = {False: [None], True: [(0, 0), (3, 0), (200, 0), (-1, 0), (3, 2), (0, 5), (-1, -1), (3, -1)]}
+SHAPES = [(12, 12), (1, 1), (7, 19), (19, 7), (130, 130)]
+
+
+def row_id(row: MappingRow) -> str:
+    return f"{row.kind}-{row.given}{'-window' if row.window else ''}"
+
+
+def sample_mask(row: MappingRow, query_length: int, key_length: int) -> torch.Tensor | None:
+    generator = torch.Generator().manual_seed(query_length * 1000 + key_length)
+    if row.given == "nothing":
+        return None
+    if row.given == "lengths":
+        least = max(0, key_length - query_length)
+        return torch.tensor([least, (least + key_length + 1) // 2])
+    return torch.rand(BATCH, 1, query_length, key_length, generator=generator) < 0.5
+
+
+def cases(row: MappingRow):
+    for query_length, key_length in SHAPES:
+        if "Sq == Skv" in row.keeps and query_length != key_length:
+            continue
+        for window in WINDOWS[row.window]:
+            if window is None or window[1] == 0 or row.kind == "no_mask":
+                yield query_length, key_length, window
+
+
+def plan(row_or_kind, attention_mask, query_length, key_length, window=None, batch_size=BATCH):
+    return plan_attention(
+        getattr(row_or_kind, "kind", row_or_kind),
+        attention_mask,
+        batch_size=batch_size,
+        query_length=query_length,
+        key_length=key_length,
+        device=torch.device("cpu"),
+        window_size=window,
+    )
+
+
+def test_every_mask_type_of_megatron_is_mapped():
+    from megatron.core.transformer.enums import AttnMaskType
+
+    assert set(MASK_KINDS) == {kind.name for kind in AttnMaskType} | {"prefix"}
+    keys = [(row.kind, row.given, row.window) for row in MAPPING]
+    assert len(keys) == len(set(keys))
+
+
+@pytest.mark.parametrize("row", MAPPING, ids=row_id)
+def test_the_operator_computes_what_megatron_means(row):
+    """Within 1e-5 of the values' size in float32; the error of a wrong key is of the values' size."""
+    for query_length, key_length, window in cases(row):
+        generator = torch.Generator().manual_seed(3)
+        query = torch.randn(query_length, BATCH, HEADS, SIZE, generator=generator)
+        key, value = (torch.randn(key_length, BATCH, GROUPS, SIZE, generator=generator) for _ in range(2))
+        mask = sample_mask(row, query_length, key_length)
+        arguments = plan(row, mask, query_length, key_length, window)
+        assert arguments.sparse_mode == (row.sparse_mode or 0)
+        assert (arguments.atten_mask is None) == (row.sparse_mode is None)
+        got = flash_attention_score(
+            query.flatten(2),
+            key.flatten(2),
+            value.flatten(2),
+            HEADS,
+            "SBH",
+            scale=0.5,
+            atten_mask=arguments.atten_mask,
+            prefix=arguments.prefix,
+            sparse_mode=arguments.sparse_mode,
+            pre_tockens=arguments.pre_tockens,
+            next_tockens=arguments.next_tockens,
+            inner_precise=arguments.inner_precise,
+        ).attention_out.unflatten(2, (HEADS, SIZE))
+        out = excluded_by_megatron(row.kind, mask, window, query_length, key_length)
+        expected = reference.attention(
+            *(t.permute(1, 2, 0, 3) for t in (query, key, value)),
+            scale=0.5,
+            mask=out.expand(BATCH, HEADS, query_length, key_length),
+        ).attention_out
+        error = (got.permute(1, 2, 0, 3) - expected).abs().max()
+        assert error <= 1e-5 * value.abs().max(), (query_length, key_length, window)
+
+
+# What megatron-core's DotProductAttention has too. It knows neither a prefix nor causal_bottom_right, and for
+# padding_causal it applies the mask it is given and no triangle.
+MEGATRON_HAS = [row for row in MAPPING if row.kind in {"causal", "padding", "arbitrary", "no_mask"}]
+
+
+def _both(rows: list[MappingRow]) -> list[float]:
+    """The largest difference between Megatron's module and ours over each row's cases, where a query sees a key."""
+    from megatron.core import parallel_state
+    from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
+    from megatron.core.transformer.dot_product_attention import DotProductAttention
+    from megatron.core.transformer.enums import AttnMaskType
+    from megatron.core.transformer.transformer_config import TransformerConfig
+
+    from ascendspeed import device
+    from ascendspeed.device import cuda_shim
+    from ascendspeed.integrations.megatron import AscendDotProductAttention
+
+    cuda_shim.install(device.select("cpu"))
+    parallel_state.initialize_model_parallel()
+    model_parallel_cuda_manual_seed(1)
+    worst = []
+    for row in rows:
+        differences = [0.0]
+        for query_length, key_length, window in cases(row):
+            if window is not None and -1 in window:
+                continue  # Megatron's config calls -1 "no bound"; its DotProductAttention takes it for a number
+            config = TransformerConfig(
+                num_layers=1,
+                hidden_size=HEADS * SIZE,
+                num_attention_heads=HEADS,
+                num_query_groups=GROUPS,
+                attention_dropout=0.0,
+                window_size=window,
+                masked_softmax_fusion=False,
+                apply_query_key_layer_scaling=True,
+                attention_softmax_in_fp32=True,
+            )
+            generator = torch.Generator().manual_seed(4)
+            query = torch.randn(query_length, BATCH, HEADS, SIZE, generator=generator)
+            key, value = (torch.randn(key_length, BATCH, GROUPS, SIZE, generator=generator) for _ in range(2))
+            mask = sample_mask(row, query_length, key_length)
+            outputs = [
+                module(config, 3, AttnMaskType[row.kind], "self")(query, key, value, mask)
+                for module in (DotProductAttention, AscendDotProductAttention)
+            ]
+            out = excluded_by_megatron(row.kind, mask, window, query_length, key_length)
+            sees_a_key = ~out.all(dim=-1).expand(BATCH, 1, query_length).permute(2, 0, 1)
+            differences.append(((outputs[0] - outputs[1]) * sees_a_key).abs().max().item())
+        worst.append(max(differences))
+    return worst
+
+
+@pytest.mark.distributed
+def test_megatrons_own_attention_means_the_same():
+    """For a query that sees no key Megatron averages all values and the operator returns 0; see docs/megatron.md."""
+    for row, difference in zip(MEGATRON_HAS, run_ranks(1, _both, MEGATRON_HAS)[0], strict=True):
+        assert difference <= 1e-5, row_id(row)
+
+
+def test_a_window_of_w_keys_is_w_minus_1_before_the_query():
+    arguments = plan("causal", None, 8, 8, (4 - 1, 0))
+    assert (arguments.sparse_mode, arguments.pre_tockens, arguments.next_tockens) == (4, 3, 0)
+    assert (~excluded_by_megatron("causal", None, (3, 0), 8, 8)).sum(-1).flatten().tolist() == [1, 2, 3, 4, 4, 4, 4, 4]
+
+
+def test_no_bound_is_minus_1():
+    assert plan("no_mask", None, 8, 8, (-1, 2)).pre_tockens == UNBOUNDED
+
+
+def test_a_plan_is_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        plan("causal", None, 4, 4).sparse_mode = 0
+
+
+def test_padding_of_keys_is_broadcast_to_every_query():
+    keys = torch.tensor([[False, False, True], [False, True, True]]).view(2, 1, 1, 3)
+    arguments = plan("padding_causal", keys, 3, 3)
+    assert arguments.atten_mask.shape == (2, 1, 3, 3)
+    assert torch.equal(arguments.atten_mask, keys | torch.ones(3, 3, dtype=torch.bool).triu(1))
+
+
+BOOL = torch.zeros(2, 1, 4, 4, dtype=torch.bool)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("diagonal", None, 4, 4), "mask 'diagonal' is not one of no_mask, causal"),
+        (("causal", None, 4, 6), "Sq=4 and Skv=6"),
+        (("padding_causal", BOOL, 4, 6), "Sq=4 and Skv=6"),
+        (("arbitrary", None, 4, 4), "mask 'arbitrary' takes as attention_mask mask; it was given nothing"),
+        (("prefix", None, 4, 4), "mask 'prefix' takes as attention_mask lengths; it was given nothing"),
+        (
+            ("no_mask", BOOL, 4, 4),
+            "mask 'no_mask' takes as attention_mask nothing or nothing and a window_size; it was",
+        ),
+        (("causal_bottom_right", BOOL, 4, 4), "it was given mask"),
+        (("causal", BOOL, 4, 4, (2, 0)), r"it was given mask and window_size=\(2, 0\)"),
+        (("prefix", BOOL, 4, 4), "mask 'prefix' takes as attention_mask lengths; it was given mask"),
+        (("padding", BOOL.float(), 4, 4), "dtype torch.float32; mask 'padding' takes a bool mask, True = left out"),
+        (("causal", torch.tensor([1, 2]), 4, 4), "dtype torch.int64; mask 'causal' takes a bool mask"),
+        (("prefix", torch.tensor([1, 2]).int(), 4, 4), "dtype torch.int32; mask 'prefix' takes int64 prefix lengths"),
+        (
+            ("arbitrary", BOOL[:, 0], 4, 4),
+            r"shape \[2, 4, 4\]; it must be \[B or 1, 1, Sq or 1, Skv\] of \[2, 1, 4, 4\]",
+        ),
+        (("arbitrary", BOOL.expand(2, 3, 4, 4), 4, 4), r"shape \[2, 3, 4, 4\]"),
+        (("arbitrary", BOOL[..., :1], 4, 4), "last size must be Skv=4"),
+        (("prefix", torch.tensor([1, 2, 3]), 4, 4), r"shape \[3\]; one per sample is \[2\]"),
+        (("prefix", torch.tensor([1, 5]), 4, 4), r"prefix length 5 of sample 1 is outside 0\.\.4"),
+        (("prefix", torch.tensor([-1, 4]), 4, 4), r"prefix length -1 of sample 0 is outside 0\.\.4"),
+        (("prefix", torch.tensor([1, 4]), 4, 6), r"prefix length 1 of sample 0 is outside 2\.\.6"),
+        (("causal", None, 4, 4, (2, 1)), r"window_size=\(2, 1\) looks 1 keys ahead"),
+        (("causal", None, 4, 4, (2, -1)), r"window_size=\(2, -1\) looks"),
+        (("no_mask", None, 4, 4, (-2, 0)), r"window_size=\(-2, 0\): a side is a number of keys"),
+    ],
+)
+def test_what_the_table_does_not_have_is_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        plan(*arguments)
