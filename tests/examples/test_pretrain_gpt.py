@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from ascendspeed.training import flags as training_flags
+
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "examples" / "pretrain_gpt.sh"
 SETTINGS = {"NPROC_PER_NODE", "NNODES", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT", "DEVICE", "DATA_PATH", "SAVE_DIR"}
@@ -61,12 +63,21 @@ def test_one_process_is_not_split():
     assert "--sequence-parallel" not in flags
 
 
-@pytest.mark.parametrize("processes", [1, 2, 4])
-def test_the_trainer_accepts_the_flags(processes):
-    training_flags = pytest.importorskip("ascendspeed.training.flags")
-    _, flags = split(dry_run(NPROC_PER_NODE=processes))
+@pytest.mark.parametrize("processes", [1, 2, 3, 4, 8, 16, 256])
+def test_the_trainer_accepts_the_flags_for_any_number_of_processes(processes):
+    _, flags = split(dry_run(NPROC_PER_NODE=processes, SAVE_DIR="here", DATA_PATH="text.txt", DEVICE="cpu"))
     run = training_flags.parse(flags, world_size=processes)
     assert run.world_size == processes
+    assert (run.checkpoint.save, run.checkpoint.load, run.data.data_path) == ("here", "here", ("text.txt",))
+    assert run.parallel.device == "cpu"
+
+
+def test_a_tokenizer_of_the_callers_decides_the_size_of_the_vocabulary():
+    _, flags = split(dry_run())
+    assert value(flags, "--vocab-size") == "2048"
+    for further in (["--tokenizer-model", "a.json"], ["--bf16", "--tokenizer-model=a.json"]):
+        _, flags = split(dry_run(*further))
+        assert "--vocab-size" not in flags
 
 
 def test_further_flags_come_last_and_word_for_word():
