@@ -59,8 +59,7 @@ def _redirected(device: Device, factory: Callable[..., Tensor]) -> Callable[...,
 
     @functools.wraps(factory)
     def redirected(*args: Any, **kwargs: Any) -> Tensor:
-        wanted = kwargs.get("device")
-        if wanted == "cuda" or (isinstance(wanted, torch.device) and wanted.type == "cuda"):
+        if str(kwargs.get("device")).partition(":")[0] == "cuda":
             kwargs["device"] = device.current_device()
         return factory(*args, **kwargs)
 
