@@ -41,7 +41,7 @@ replicas=$((processes / tensor_parallel))
 parallel=(--tensor-model-parallel-size "$tensor_parallel")
 if ((tensor_parallel > 1)); then parallel+=(--sequence-parallel); fi
 
-# 4 million parameters; on 2 CPU cores 300 iterations take about 4 minutes.
+# 3.3 million parameters; on 2 CPU cores 300 iterations take about 4 minutes.
 model=(--num-layers 4 --hidden-size 256 --num-attention-heads 8 --group-query-attention --num-query-groups 4
   --seq-length 256 --max-position-embeddings 256 --position-embedding-type rope --normalization RMSNorm --swiglu
   --disable-bias-linear --attention-dropout 0 --hidden-dropout 0)
