@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ascendspeed.ops import library as library  # noqa: PLC0414  registers fakes and gradients
+from ascendspeed.ops import library as library  # registers fake kernels and gradients
 
 __all__ = ["FlashAttentionScoreOutput", "flash_attention_score"]
 

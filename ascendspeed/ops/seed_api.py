@@ -156,4 +156,4 @@ class FlashAttention(nn.Module):
 
 def _check_layout(input_layout: str) -> None:
     if input_layout.upper() not in _LAYOUTS:
-        raise ValueError(f"input_layout={input_layout!r} is not one of BSH, SBH, the layouts of this interface [161002]")
+        raise ValueError(f"input_layout={input_layout!r} is not one of BSH, SBH, which this interface takes [161002]")

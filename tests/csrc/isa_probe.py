@@ -28,7 +28,8 @@ def check_rounding(dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(1)
     pairs = numbers[torch.randint(len(numbers), (4096, 2, 67), generator=generator)]
     neighbours = numbers.sort().values
-    pairs[:, 1, :40] = neighbours[torch.searchsorted(neighbours, pairs[:, 0, :40].contiguous()).add(1).clamp(max=len(neighbours) - 1)]
+    following = torch.searchsorted(neighbours, pairs[:, 0, :40].contiguous()) + 1
+    pairs[:, 1, :40] = neighbours[following.clamp(max=len(neighbours) - 1)]  # halfway between two numbers: a tie
     value = pairs.unsqueeze(1)
     query = torch.zeros_like(value)
     out = flash_attention_score(query, query, value, 1, "BNSD").attention_out

@@ -1,4 +1,4 @@
-"""FlashAttention, npu_flash_attention and npu_flash_attention_grad: names, defaults, returns of the first AscendSpeed."""
+"""FlashAttention, npu_flash_attention, npu_flash_attention_grad: names, defaults, returns of the first AscendSpeed."""
 
 import inspect
 
@@ -99,7 +99,7 @@ def test_only_bsh_and_sbh(layout):
 
 
 def test_dropout_is_not_built():
-    with pytest.raises(NotImplementedError, match="keep_prob=0.9"):
+    with pytest.raises(NotImplementedError, match=r"keep_prob=0\.9"):
         FlashAttention()(*tensors(), 4, "SBH", keep_prob=0.9)
 
 

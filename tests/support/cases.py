@@ -114,7 +114,9 @@ def _arrange(tensor: Tensor, memory: str) -> Tensor:
 
 
 # Lengths on both sides of every block edge (72 rows, 96 keys) are as likely as small ones.
-lengths = st.one_of(st.integers(1, 20), st.sampled_from([71, 72, 73, 95, 96, 97, 143, 145, 191, 193]), st.integers(1, 320))
+lengths = st.one_of(
+    st.integers(1, 20), st.sampled_from([71, 72, 73, 95, 96, 97, 143, 145, 191, 193]), st.integers(1, 320)
+)
 head_sizes = st.one_of(st.integers(1, 40), st.sampled_from([48, 63, 64, 65, 80, 96, 127, 128, 129, 192, 256]))
 tokens = st.one_of(st.integers(-40, 200), st.just(2147483647), st.just(0))
 
