@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ascendspeed.ops import compressed_atten_mask
 
-__all__ = ["MAPPING", "MASK_KINDS", "AttentionPlan", "MappingRow", "mapping_table", "plan_attention"]
+__all__ = ["MAPPING", "MASK_KINDS", "AttentionPlan", "MappingRow", "plan_attention"]
 
 UNBOUNDED = 2147483647  # pre_tockens/next_tockens: no bound on this side
 
@@ -122,21 +122,6 @@ def plan_attention(
     if window_size is not None:
         return AttentionPlan(4, triangle, None, *_checked_band(window_size, kind))
     return AttentionPlan(row.sparse_mode, triangle)
-
-
-def mapping_table() -> str:
-    """The mapping as a Markdown table; docs/megatron.md carries it."""
-    head = (
-        "| mask | attention_mask | window_size | sparse_mode | mask tensor | keys query i sees |\n" + "|---" * 6 + "|\n"
-    )
-    tensors = {None: "none", 1: "[B, 1, Sq, Skv]", 6: "[3072, 2048]"}
-    given = {"nothing": "None", "mask": "bool mask", "lengths": "int64 [B]"}
-    return head + "".join(
-        f"| {row.kind} | {given[row.given]} | {'(left, right)' if row.window else 'None'} "
-        f"| {'any' if row.sparse_mode is None else row.sparse_mode} | {tensors.get(row.sparse_mode, '[2048, 2048]')} "
-        f"| {row.keeps} |\n"
-        for row in MAPPING
-    )
 
 
 def _what_is_given(kind: str, attention_mask: Tensor | None) -> str:

@@ -40,6 +40,7 @@ class Case:
     ranks: int = 1  # tensor-parallel
     sequence_parallel: bool = False
     normalization: str = "LayerNorm"
+    recompute: str | None = None  # "full" or "selective"
 
     def on(self, ranks: int, sequence_parallel: bool = False) -> "Case":
         return replace(self, ranks=ranks, sequence_parallel=sequence_parallel)
@@ -108,6 +109,9 @@ def _config(case: Case) -> TransformerConfig:
         hidden_dropout=0.0,
         masked_softmax_fusion=False,
         attention_softmax_in_fp32=True,
+        recompute_granularity=case.recompute,
+        recompute_method="uniform" if case.recompute == "full" else None,
+        recompute_num_layers=1 if case.recompute == "full" else None,
     )
 
 

@@ -26,6 +26,7 @@ MODELS = [
     Case(mask=mask, groups=groups, dtype=dtype, normalization="RMSNorm" if groups == 2 else "LayerNorm")
     for mask, groups, dtype in itertools.product(("causal", "prefix"), (4, 2, 1), TOLERANCE)
 ]
+RECOMPUTED = [Case("prefix", 2, ranks=2, sequence_parallel=True, recompute=how) for how in (None, "full", "selective")]
 HEADS = {4: "MHA", 2: "GQA 4:2", 1: "GQA 4:1, fewer groups than ranks"}
 
 
@@ -46,6 +47,7 @@ def steps() -> dict[Case, Step]:
     found = {}
     for ranks in (1, 2):
         cases = [case for model in MODELS for case in variants(model, ranks)]
+        cases += [case for case in RECOMPUTED if case.ranks == ranks]
         results = run_ranks(ranks, step_of_each, cases, timeout=400)
         for case, step, other in zip(cases, results[0], results[-1], strict=True):
             assert step.loss == other.loss
@@ -93,3 +95,10 @@ def test_the_masks_of_the_proof_are_told_apart(steps):
     for model in MODELS[:6]:
         prefix = Case("prefix", model.groups, model.dtype, normalization=model.normalization)
         assert error(steps[prefix].gradients, steps[model].gradients) > 0.3
+
+
+@pytest.mark.parametrize("recomputed", RECOMPUTED[1:], ids=lambda case: case.recompute)
+def test_recomputation_changes_nothing(recomputed, steps):
+    stored = steps[RECOMPUTED[0]]
+    assert steps[recomputed].loss == stored.loss
+    assert all(torch.equal(steps[recomputed].gradients[n], stored.gradients[n]) for n in stored.gradients)

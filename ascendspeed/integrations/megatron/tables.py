@@ -1,0 +1,71 @@
+"""Writes the tables of docs/megatron.md from the tables the code runs by.
+
+python -m ascendspeed.integrations.megatron.tables docs/megatron.md
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from ascendspeed.device.cuda_shim import ROWS
+from ascendspeed.integrations.megatron.masks import MAPPING
+
+__all__ = ["filled", "mapping_table", "shim_table"]
+
+
+def filled(document: str) -> str:
+    """The document with each table replaced: what stands between `<!-- table NAME -->` and `<!-- end NAME -->`.
+
+    Raises:
+        ValueError: a table has no place in the document.
+    """
+    for name, table in (("mapping", mapping_table()), ("shim", shim_table())):
+        place = re.compile(rf"(<!-- table {name} -->\n).*?(<!-- end {name} -->)", re.DOTALL)
+        found = place.search(document)
+        if found is None:
+            raise ValueError(
+                f"the document has no place for table {name!r}: <!-- table {name} --> ... <!-- end {name} -->"
+            )
+        document = document[: found.end(1)] + table + document[found.start(2) :]
+    return document
+
+
+def mapping_table() -> str:
+    """What a layer's mask and its attention_mask argument become, as Markdown."""
+    given = {"nothing": "None", "mask": "bool, True = left out", "lengths": "int64 [B]"}
+    tensors = {None: "none", 1: "[B, 1, Sq, Skv]", 6: "[3072, 2048]"}
+    return _markdown(
+        ("mask", "attention_mask", "window_size", "sparse_mode", "atten_mask", "keys query i sees"),
+        (
+            (
+                row.kind,
+                given[row.given],
+                "(left, right)" if row.window else "None",
+                "0, unused" if row.sparse_mode is None else str(row.sparse_mode),
+                tensors.get(row.sparse_mode, "[2048, 2048]"),
+                row.keeps,
+            )
+            for row in MAPPING
+        ),
+    )
+
+
+def shim_table() -> str:
+    """Every attribute the shim replaces and the Megatron call that needs it, as Markdown."""
+    return _markdown(
+        ("replaced", "needed by", "because"),
+        ((f"`{row.target}`", f"`{row.needed_by.removeprefix('megatron.core.')}`", row.reason) for row in ROWS),
+    )
+
+
+def _markdown(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    lines = [head, ("---",) * len(head), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+if __name__ == "__main__":
+    path = Path(sys.argv[1])
+    path.write_text(filled(path.read_text()))
