@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ascendspeed.ops import dropout
 from ascendspeed.ops import library as library  # registers fake kernels and gradients
 
 __all__ = ["FlashAttentionScoreOutput", "flash_attention_score"]
@@ -56,7 +57,7 @@ def flash_attention_score(
     gen_mask_parallel: bool = True,
     sync: bool = False,
 ) -> FlashAttentionScoreOutput:
-    """attention_out = softmax(mask(scale * Q K^T)) V, without ever holding the Sq x Skv scores.
+    """attention_out = dropout(softmax(mask(scale * Q K^T))) V, without ever holding the Sq x Skv scores.
 
     B batch, N = head_num query heads, Nkv key/value heads, Sq/Skv lengths, D head size of query and key, Dv of value.
     Differentiable in query, key and value; sums are float32 whatever the dtype, and results do not depend on the
@@ -78,10 +79,17 @@ def flash_attention_score(
         inner_precise: 0, 1 or 2; a row that sees no key has attention_out 0 in each of them.
         sparse_mode: 0 mask and band, 1 mask, 2 causal from the top left, 3 causal from the bottom right, 4 band from
             the bottom right, 5 prefix with a full mask, 6 prefix.
-        pse, drop_mask, keep_prob, sink, q_start_idx, kv_start_idx, TND with actual_seq_qlen and actual_seq_kvlen:
+        keep_prob: probability of keeping an entry of the softmax, in (0, 1]; kept ones are divided by it.
+        drop_mask: uint8, 1-D, one bit for each of the B*N*Sq*Skv probabilities, bit e % 8 of byte e // 8, 1 = kept,
+            numbered in the order [B, N, Sq, Skv] whatever the layout; more bytes than needed are accepted. When
+            given it is what is applied, with keep_prob as the divisor.
+        seed, offset: without drop_mask and with keep_prob < 1, what the mask is generated from, tile by tile and never
+            whole: `dropout_gen_mask(query, B*N*Sq*Skv, keep_prob, seed, offset)`. If both are 0, a seed is drawn from
+            torch's default CPU generator. The backward uses the same mask.
+        pse, sink, q_start_idx, kv_start_idx, TND with actual_seq_qlen and actual_seq_kvlen:
             not implemented yet; anything but the default raises NotImplementedError.
         padding_mask: reserved by CANN, must be None.
-        seed, offset, gen_mask_parallel, sync: steer how dropout masks are made; no effect without dropout.
+        gen_mask_parallel, sync: which stream a device makes its dropout mask on; they never change a number.
 
     Returns:
         attention_out: query's shape with heads of size Dv, query's dtype.
@@ -95,6 +103,8 @@ def flash_attention_score(
 
     Source: aclnnFlashAttentionScore, "Parameters" and "Constraints"; docs/operator.md.
     """
+    if 0 < keep_prob < 1 and drop_mask is None and seed == 0 and offset == 0:
+        seed = dropout.draw_seed()
     attention_out, softmax_max, softmax_sum = torch.ops.ascendspeed.flash_attention_score(
         query,
         key,

@@ -69,6 +69,11 @@ def _(query: Tensor, key: Tensor, value: Tensor, *others: Any) -> tuple[Tensor, 
     return query.new_empty(query.shape), key.new_empty(key.shape), value.new_empty(value.shape)
 
 
+@torch.library.register_fake("ascendspeed::dropout_gen_mask")
+def _(self: Tensor, numel: int, keep_prob: float, seed: int, offset: int) -> Tensor:
+    return self.new_empty((numel + 127) // 128 * 16, dtype=torch.uint8)
+
+
 def _save(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor, Tensor]) -> None:
     query, key, value, *attributes = inputs
     attention_out, softmax_max, softmax_sum = output

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Forward", "attention", "attention_grad", "excluded"]
+__all__ = ["Forward", "attention", "attention_grad", "excluded", "kept"]
 
 _FLT_MAX = torch.finfo(torch.float32).max
 
@@ -62,13 +62,29 @@ def excluded(
     return out.expand(shape)
 
 
-def attention(query: Tensor, key: Tensor, value: Tensor, *, scale: float, mask: Tensor) -> Forward:
-    """P = softmax(scale * Q K^T where not excluded), Y = P V.
+def kept(drop_mask: Tensor, batch: int, heads: int, q_len: int, kv_len: int) -> Tensor:
+    """The bits of a packed mask, bool [B, N, Sq, Skv]: bit e % 8 of byte e // 8, least significant first."""
+    bits = (drop_mask.view(-1, 1) >> torch.arange(8, dtype=torch.uint8)) & 1
+    return bits.flatten()[: batch * heads * q_len * kv_len].view(batch, heads, q_len, kv_len).bool()
+
+
+def attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    scale: float,
+    mask: Tensor,
+    keep: Tensor | None = None,
+    keep_prob: float = 1.0,
+) -> Forward:
+    """P = softmax(scale * Q K^T where not excluded), Y = (P * keep / keep_prob) V.
 
     Args:
         query: [B, N, Sq, D]; key: [B, Nkv, Skv, D]; value: [B, Nkv, Skv, Dv]; any dtype, taken to float64.
         scale: factor on Q K^T.
         mask: bool [B, N, Sq, Skv] from `excluded`.
+        keep: bool [B, N, Sq, Skv] from `kept`, None = no dropout. softmax_sum and probabilities are those before it.
 
     A row with no visible key has output 0, maximum -FLT_MAX and sum FLT_MAX.
     """
@@ -81,8 +97,9 @@ def attention(query: Tensor, key: Tensor, value: Tensor, *, scale: float, mask: 
     weights = weights.masked_fill(mask, 0.0)
     total = weights.sum(dim=-1).masked_fill(empty, 1.0)
     probabilities = weights / total.unsqueeze(-1)
+    dropped = probabilities if keep is None else probabilities * keep / keep_prob
     return Forward(
-        probabilities @ value,
+        dropped @ value,
         maximum.masked_fill(empty, -_FLT_MAX),
         total.masked_fill(empty, _FLT_MAX),
         probabilities,
@@ -90,17 +107,26 @@ def attention(query: Tensor, key: Tensor, value: Tensor, *, scale: float, mask: 
 
 
 def attention_grad(
-    query: Tensor, key: Tensor, value: Tensor, dy: Tensor, *, scale: float, mask: Tensor
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    dy: Tensor,
+    *,
+    scale: float,
+    mask: Tensor,
+    keep: Tensor | None = None,
+    keep_prob: float = 1.0,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """dq, dk, dv in float64, shapes as query, key, value: the specification's backward, term by term."""
-    forward = attention(query, key, value, scale=scale, mask=mask)
+    forward = attention(query, key, value, scale=scale, mask=mask, keep=keep, keep_prob=keep_prob)
     kv_heads = key.shape[1]
     group = query.shape[1] // kv_heads
     query, key, value, dy = (t.double() for t in (query, key, value, dy))
     key_n, value_n = (t.repeat_interleave(group, dim=1) for t in (key, value))
     p = forward.probabilities
-    dv = p.transpose(-1, -2) @ dy
-    dp = dy @ value_n.transpose(-1, -2)
+    factor = torch.ones(()).double() if keep is None else keep / keep_prob
+    dv = (p * factor).transpose(-1, -2) @ dy
+    dp = (dy @ value_n.transpose(-1, -2)) * factor
     delta = (dy * forward.attention_out).sum(dim=-1, keepdim=True)
     ds = p * (dp - delta)
     dq = scale * ds @ key_n

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ascendspeed.ops.flash_attention import flash_attention_score
+from ascendspeed.ops.layout import batch_and_length
 
 __all__ = ["FlashAttention", "npu_flash_attention", "npu_flash_attention_grad"]
 
@@ -42,8 +43,13 @@ def npu_flash_attention(
 
     Raises:
         ValueError, NotImplementedError: as `flash_attention_score`; also for a layout that is not BSH or SBH.
+
+    keep_prob may be 0, which gives zeros.
     """
     _check_layout(input_layout)
+    drop_mask = None
+    if keep_prob == 0:  # legal here and nowhere else: everything is dropped, and nothing is divided by 0
+        keep_prob, drop_mask = 1.0, _nothing_kept(query, key, head_num, input_layout)
     output = flash_attention_score(
         query,
         key,
@@ -53,6 +59,7 @@ def npu_flash_attention(
         pse=pse,
         padding_mask=padding_mask,
         atten_mask=atten_mask,
+        drop_mask=drop_mask,
         scale=scale,
         keep_prob=keep_prob,
         pre_tockens=pre_tockens,
@@ -97,9 +104,15 @@ def npu_flash_attention_grad(
 
     Raises:
         ValueError: CANN 161001 for a missing softmax_max, softmax_sum or attention_in, else as the forward.
-        NotImplementedError: as the forward.
+        NotImplementedError: as the forward; and for keep_prob below 1, because these arguments do not say which mask
+            the forward had. FlashAttention's own backward knows it.
     """
     _check_layout(input_layout)
+    if keep_prob != 1:
+        raise NotImplementedError(
+            f"keep_prob={keep_prob}: npu_flash_attention_grad has no argument for the forward's dropout mask; "
+            "differentiate through FlashAttention or flash_attention_score instead"
+        )
     dq, dk, dv = torch.ops.ascendspeed.flash_attention_score_grad(
         query,
         key,
@@ -152,6 +165,12 @@ class FlashAttention(nn.Module):
             next_tockens, gen_mask_parallel, sync,
         )  # fmt: skip
         return attention_out
+
+
+def _nothing_kept(query: Tensor, key: Tensor, head_num: int, input_layout: str) -> Tensor:
+    batch, q_len = batch_and_length(query, input_layout)
+    kv_len = batch_and_length(key, input_layout)[1]
+    return query.new_zeros((batch * head_num * q_len * kv_len + 7) // 8, dtype=torch.uint8)
 
 
 def _check_layout(input_layout: str) -> None:

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 
+#include "attention/dropout.h"
 #include "attention/dtype.h"
 #include "attention/layout.h"
 #include "attention/sparse.h"
@@ -37,6 +38,7 @@ struct AttentionParams {
   float scale = 1.0f;
   Sparsity sparsity;
   MaskView mask;  // only where sparsity.mask_decides()
+  Dropout dropout;
   ConstView query, key, value;
 };
 

@@ -55,10 +55,6 @@ Status check_attributes(const Attributes& a) {
 
 Status check_not_built(const Attributes& a) {
   if (a.pse) return not_built("pse: the position shift is not implemented yet");
-  if (a.drop_mask) return not_built("drop_mask: dropout is not implemented yet");
-  if (a.keep_prob < 1.0) {
-    return not_built("keep_prob=" + std::to_string(a.keep_prob) + ": dropout is not implemented yet, use 1.0");
-  }
   if (a.sink) return not_built("sink: attention sinks are not implemented yet");
   if (a.q_start_idx) return not_built("q_start_idx: belongs to pse_type 2 and 3, which are not implemented yet");
   if (a.kv_start_idx) return not_built("kv_start_idx: belongs to pse_type 2 and 3, which are not implemented yet");
@@ -141,6 +137,20 @@ Status check_mask(const Attributes& a, const Geometry& g) {
   return {};
 }
 
+Status check_drop_mask(const Attributes& a, const Geometry& g) {
+  if (!a.drop_mask) return {};
+  const TensorInfo& mask = *a.drop_mask;
+  if (mask.dtype != DType::kUInt8) return invalid("drop_mask: dtype " + mask.dtype_name + " is not uint8");
+  int64_t bits = g.batch;
+  for (int64_t size : {g.heads, g.q_len, g.kv_len}) {
+    if (__builtin_mul_overflow(bits, size, &bits)) return invalid("drop_mask: B*N*Sq*Skv is beyond 2^63 probabilities");
+  }
+  const int64_t bytes = (bits + 7) / 8;
+  if (mask.sizes.size() == 1 && mask.sizes[0] >= bytes) return {};
+  return invalid(of("drop_mask", mask) + ": expected one dimension of at least " + std::to_string(bytes) +
+                 " bytes, a bit for each of B*N*Sq*Skv=" + std::to_string(bits) + " probabilities");
+}
+
 Status check_stats(const char* name, const OptionalTensor& stats, const Geometry& g) {
   if (!stats) return null_pointer(std::string(name) + " is None, the backward needs the forward's");
   const std::vector<int64_t> expected = {g.batch, g.heads, g.q_len, 8};
@@ -171,6 +181,7 @@ Status check_common(const TensorInfo& query, const TensorInfo& key, const Tensor
   }
   if (Status s = check_attributes(a); !s.ok()) return s;
   if (Status s = check_mask(a, resolved->geometry); !s.ok()) return s;
+  if (Status s = check_drop_mask(a, resolved->geometry); !s.ok()) return s;
   return check_not_built(a);
 }
 

@@ -44,11 +44,12 @@ struct Workspace {
         dy(scratch.take<float>(int64_t{kRowBlock} * value_ld)),
         scores(scratch.take<float>(int64_t{kRowBlock} * kKeyLeading)),
         dp(scratch.take<float>(int64_t{kRowBlock} * kKeyLeading)),
-        mask(scratch.take<uint8_t>(int64_t{kRowBlock} * kKeyLeading)) {}
+        mask(scratch.take<uint8_t>(int64_t{kRowBlock} * kKeyLeading)),
+        keep(scratch.take<uint8_t>(int64_t{kRowBlock} * kKeyLeading)) {}
 
   int query_ld, value_ld;
   float *key_transposed, *value_transposed, *key, *dk, *dv, *query, *dy, *scores, *dp;
-  uint8_t* mask;
+  uint8_t *mask, *keep;
 };
 
 // What threads share. dq is float32 for the few key/value heads in work at a time: a slot is reused when all key
@@ -160,7 +161,12 @@ class Backward {
     turn.store(block + 1, std::memory_order_release);
   }
 
-  // Loads query and dy of the tile; leaves P in w.scores and dS in w.dp. False when the mask excludes all of it.
+  void drop(const Workspace& w, int row, int columns, float* tile) const {
+    kernel.drop_row(columns, p.dropout.keep_factor, w.keep + row * kKeyLeading, tile + row * kKeyLeading);
+  }
+
+  // Loads query and dy of the tile; leaves P, dropped out as the output saw it, in w.scores and dS in w.dp. False when
+  // the mask excludes all of it.
   bool gradients_of_scores(const Workspace& w, const Tile& tile) const {
     const uint8_t* mask = nullptr;
     if (p.mask.data != nullptr) {
@@ -174,11 +180,14 @@ class Backward {
                   w.scores, kKeyLeading, false);
     kernel.matmul(tile.rows, columns, static_cast<int>(g.v_dim), w.dy, w.value_ld, 1, w.value_transposed, kKeyLeading,
                   w.dp, kKeyLeading, false);
+    if (p.dropout.active) load_keep(p, kernel, tile, w.keep);
     const int64_t first = (tile.b * g.heads + tile.head) * g.q_len + tile.row;
     for (int r = 0; r < tile.rows; ++r) {
+      if (p.dropout.active) drop(w, r, columns, w.dp);
       kernel.softmax_grad_row(columns, p.scale, row_visibility(p, tile, r, mask),
                               p.softmax_max[(first + r) * kStatLanes], 1.0f / p.softmax_sum[(first + r) * kStatLanes],
                               s.delta[first + r], w.scores + r * kKeyLeading, w.dp + r * kKeyLeading);
+      if (p.dropout.active) drop(w, r, columns, w.scores);
     }
     return true;
   }

@@ -34,13 +34,14 @@ struct Workspace {
         scores(scratch.take<float>(int64_t{kRowBlock} * kKeyLeading)),
         stats(scratch.take<RowStats>(int64_t{blocks} * kRowBlock)),
         factors(scratch.take<float>(int64_t{blocks} * kRowBlock)),
-        mask(scratch.take<uint8_t>(int64_t{kRowBlock} * kKeyLeading)) {}
+        mask(scratch.take<uint8_t>(int64_t{kRowBlock} * kKeyLeading)),
+        keep(scratch.take<uint8_t>(int64_t{kRowBlock} * kKeyLeading)) {}
 
   int query_ld, value_ld;
   float *query, *out, *key_transposed, *value, *scores;
   RowStats* stats;
   float* factors;
-  uint8_t* mask;
+  uint8_t *mask, *keep;
 };
 
 int64_t workspace_bytes(const Geometry& g, int blocks) {
@@ -62,9 +63,14 @@ void attend(const ForwardParams& p, const Microkernel& kernel, const Workspace& 
   const int columns = padded(tile.keys);
   kernel.matmul(tile.rows, columns, static_cast<int>(g.qk_dim), w.query + int64_t{first} * w.query_ld, w.query_ld, 1,
                 w.key_transposed, kKeyLeading, w.scores, kKeyLeading, false);
+  if (p.dropout.active) load_keep(p, kernel, tile, w.keep);
   for (int r = 0; r < tile.rows; ++r) {
     const float rescale = kernel.softmax_row(columns, p.scale, row_visibility(p, tile, r, mask),
                                              w.scores + r * kKeyLeading, &w.stats[first + r]);
+    // After the row sum: dropout does not change the normalisation.
+    if (p.dropout.active) {
+      kernel.drop_row(columns, p.dropout.keep_factor, w.keep + r * kKeyLeading, w.scores + r * kKeyLeading);
+    }
     if (rescale != 1.0f) kernel.scale_row(padded(g.v_dim), rescale, out + int64_t{r} * w.value_ld);
   }
   kernel.matmul(tile.rows, padded(g.v_dim), tile.keys, w.scores, kKeyLeading, 1, w.value, w.value_ld, out, w.value_ld,

@@ -51,6 +51,12 @@ struct Microkernel {
   void (*softmax_grad_row)(int columns, float scale, RowVisibility visible, float max, float inverse_sum, float delta,
                            float* scores, float* dp);
 
+  // row[c] *= keep[c] ? factor : 0; columns is padded and so is keep.
+  void (*drop_row)(int columns, float factor, const uint8_t* keep, float* row);
+
+  // keep[c] = 1 where the generator of attention/dropout.h keeps probability first + c, else 0, for c in [0, columns).
+  void (*generate_keep)(uint64_t seed, uint64_t offset, uint32_t most, uint64_t first, int columns, uint8_t* keep);
+
   void (*scale_row)(int columns, float factor, float* row);   // row[i] *= factor; columns is padded
   float (*dot)(int columns, const float* a, const float* b);  // columns is padded
 

@@ -6,6 +6,7 @@
 
 #include "cpu/convert.h"
 #include "cpu/microkernel.h"
+#include "cpu/philox.h"
 #include "cpu/vector.h"
 
 namespace ascendspeed::cpu {
@@ -160,6 +161,15 @@ void softmax_grad_row(int columns, float scale, RowVisibility visible, float max
   as(columns, scale, visible, max, inverse_sum, delta, scores, dp);
 }
 
+void drop_row(int columns, float factor, const uint8_t* keep, float* row) {
+  for (int c = 0; c < columns; c += kWidth) {
+    ByteVec bytes;
+    __builtin_memcpy(&bytes, keep + c, sizeof(bytes));
+    const IntVec lanes = __builtin_convertvector(bytes, IntVec) != 0;
+    store(row + c, lanes ? load(row + c) * factor : Vec{});
+  }
+}
+
 void scale_row(int columns, float factor, float* row) {
   for (int c = 0; c < columns; c += kWidth) store(row + c, load(row + c) * factor);
 }
@@ -171,7 +181,8 @@ float dot(int columns, const float* a, const float* b) {
 }
 
 constexpr Microkernel make_microkernel(const char* name) {
-  return {name, matmul, softmax_row, softmax_grad_row, scale_row, dot, load_rows, load_transposed, store_rows};
+  return {name,      matmul, softmax_row, softmax_grad_row, drop_row,  generate_keep,
+          scale_row, dot,    load_rows,   load_transposed,  store_rows};
 }
 
 }  // namespace

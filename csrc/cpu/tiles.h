@@ -78,6 +78,22 @@ inline bool load_mask(const MaskView& mask, const Tile& tile, uint8_t* bytes) {
   return all == 0;
 }
 
+// Which probabilities of a tile dropout keeps: rows of kKeyLeading bytes, 1 = kept, 0 beyond the tile's keys.
+inline void load_keep(const AttentionParams& p, const Microkernel& kernel, const Tile& tile, uint8_t* keep) {
+  const Geometry& g = p.geometry;
+  for (int r = 0; r < tile.rows; ++r) {
+    const uint64_t first =
+        static_cast<uint64_t>(((tile.b * g.heads + tile.head) * g.q_len + tile.row + r) * g.kv_len + tile.key);
+    uint8_t* to = keep + r * kKeyLeading;
+    if (p.dropout.bits == nullptr) {
+      kernel.generate_keep(p.dropout.seed, p.dropout.offset, p.dropout.most, first, tile.keys, to);
+    } else {
+      for (int c = 0; c < tile.keys; ++c) to[c] = p.dropout.bits[(first + c) / 8] >> ((first + c) % 8) & 1;
+    }
+    std::fill(to + tile.keys, to + kKeyLeading, uint8_t{0});
+  }
+}
+
 // Visible columns of row `r` of the tile; `mask` is the tile's from load_mask, or nullptr.
 inline RowVisibility row_visibility(const AttentionParams& p, const Tile& tile, int r, const uint8_t* mask) {
   const Interval keys = visible_keys(p.sparsity, p.geometry, tile.b, tile.row + r);

@@ -8,6 +8,7 @@
 #include "attention/rules.h"
 #include "cpu/flash_backward.h"
 #include "cpu/flash_forward.h"
+#include "cpu/microkernel.h"
 #include "torch/schema.h"
 #include "torch/tensor_info.h"
 
@@ -18,7 +19,7 @@ namespace {
 struct Call {
   Resolved resolved;
   std::vector<int64_t> prefix;
-  at::Tensor mask;  // keeps the expanded view alive
+  at::Tensor mask, drop_mask;  // keep views alive
 };
 
 ConstView view_of(const at::Tensor& tensor, Layout layout, int64_t head_dim) {
@@ -42,6 +43,14 @@ void fill_params(const at::Tensor& query, const at::Tensor& key, const at::Tenso
   p->key = view_of(key, layout, g.qk_dim);
   p->value = view_of(value, layout, g.v_dim);
   p->sparsity = {rest.atten_mask.has_value(), a.sparse_mode, a.pre_tockens, a.next_tockens, call->prefix.data()};
+  if (rest.drop_mask || a.keep_prob < 1.0) {
+    p->dropout = {true,        static_cast<float>(1.0 / a.keep_prob), nullptr, rest.seed,
+                  rest.offset, most_of_keep_prob(a.keep_prob)};
+    if (rest.drop_mask) {
+      call->drop_mask = rest.drop_mask->contiguous();
+      p->dropout.bits = call->drop_mask.const_data_ptr<uint8_t>();
+    }
+  }
   if (p->sparsity.mask_decides()) {
     call->mask = rest.atten_mask->expand({g.batch, g.heads, g.q_len, g.kv_len});
     const auto strides = call->mask.strides();
@@ -130,10 +139,37 @@ void backward(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   torch::jit::push(*stack, std::move(dq), std::move(dk), std::move(dv));
 }
 
+// The mask that the kernels generate tile by tile, whole: bit e as attention/dropout.h numbers them. Bits past numel
+// are 0. `self` only says which device.
+at::Tensor dropout_gen_mask(const at::Tensor& self, int64_t numel, double keep_prob, int64_t seed, int64_t offset) {
+  TORCH_CHECK_VALUE(numel >= 0, "numel=", numel, " must not be negative [161002]");
+  TORCH_CHECK_VALUE(keep_prob > 0.0 && keep_prob <= 1.0, "keep_prob=", keep_prob, " is outside (0, 1] [161002]");
+  at::Tensor mask = at::empty({drop_mask_bytes(numel)}, self.options().dtype(at::kByte));
+  uint8_t* bytes = mask.mutable_data_ptr<uint8_t>();
+  constexpr int64_t kBlock = 4096;  // probabilities, a whole number of bytes
+  at::parallel_for(0, (mask.numel() * 8 + kBlock - 1) / kBlock, 1, [&](int64_t begin, int64_t end) {
+    std::array<uint8_t, kBlock> keep;
+    for (int64_t first = begin * kBlock; first < end * kBlock; first += kBlock) {
+      keep.fill(0);
+      const int64_t count = std::clamp<int64_t>(numel - first, 0, kBlock);
+      cpu::active_microkernel().generate_keep(static_cast<uint64_t>(seed), static_cast<uint64_t>(offset),
+                                              most_of_keep_prob(keep_prob), static_cast<uint64_t>(first),
+                                              static_cast<int>(count), keep.data());
+      for (int64_t byte = first / 8; byte < std::min((first + kBlock) / 8, mask.numel()); ++byte) {
+        uint8_t value = 0;
+        for (int bit = 0; bit < 8; ++bit) value |= static_cast<uint8_t>(keep[byte * 8 - first + bit] << bit);
+        bytes[byte] = value;
+      }
+    }
+  });
+  return mask;
+}
+
 }  // namespace
 }  // namespace ascendspeed
 
 TORCH_LIBRARY_IMPL(ascendspeed, CPU, m) {
+  m.impl("dropout_gen_mask", ascendspeed::dropout_gen_mask);
   m.impl("flash_attention_score", torch::CppFunction::makeFromBoxedFunction<&ascendspeed::forward>());
   m.impl("flash_attention_score_grad", torch::CppFunction::makeFromBoxedFunction<&ascendspeed::backward>());
 }

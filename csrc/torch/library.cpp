@@ -15,6 +15,7 @@ namespace py = pybind11;
 TORCH_LIBRARY(ascendspeed, m) {
   m.def(ascendspeed::forward_schema().c_str());
   m.def(ascendspeed::backward_schema().c_str());
+  m.def("dropout_gen_mask(Tensor self, int numel, float keep_prob, int seed, int offset) -> Tensor");
 }
 
 namespace {

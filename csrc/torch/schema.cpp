@@ -6,7 +6,7 @@
 namespace ascendspeed {
 namespace {
 
-// seed, offset, gen_mask_parallel and sync steer how a dropout mask is generated; without dropout they do nothing.
+// gen_mask_parallel and sync choose the stream a device makes its dropout mask on; the CPU has none and makes no mask.
 constexpr const char* kAttributes =
     "int head_num, str input_layout, "
     "Tensor? pse=None, Tensor? drop_mask=None, Tensor? padding_mask=None, Tensor? atten_mask=None, "
@@ -44,7 +44,8 @@ AttributeArguments read_attributes(Reader& read) {
   a.head_num = read.integer();
   a.input_layout = read.string();
   a.pse = describe(read.optional_tensor());
-  a.drop_mask = describe(read.optional_tensor());
+  result.drop_mask = read.optional_tensor();
+  a.drop_mask = describe(result.drop_mask);
   a.padding_mask = describe(read.optional_tensor());
   result.atten_mask = read.optional_tensor();
   a.atten_mask = describe(result.atten_mask);
@@ -62,6 +63,8 @@ AttributeArguments read_attributes(Reader& read) {
   a.sparse_mode = read.integer();
   a.pse_type = read.integer();
   a.softmax_layout = read.string();
+  result.seed = static_cast<uint64_t>(read.integer());
+  result.offset = static_cast<uint64_t>(read.integer());
   return result;
 }
 

@@ -21,7 +21,8 @@ std::string backward_schema();
 
 struct AttributeArguments {
   Attributes attributes;
-  std::optional<at::Tensor> atten_mask;
+  std::optional<at::Tensor> drop_mask, atten_mask;
+  uint64_t seed = 0, offset = 0;
 };
 
 struct ForwardArguments {

@@ -1,10 +1,12 @@
 """Run in a fresh process with ASCENDSPEED_CPU_ISA set: prints the instruction set, then checks it (test_isa.py)."""
 
+import math
+
 import torch
 
-from ascendspeed.ops import active_isa, flash_attention_score
+from ascendspeed.ops import active_isa, dropout_gen_mask, flash_attention_score, reference
 from tests.ops.test_flash_attention_score import check
-from tests.support.cases import DTYPES, Case
+from tests.support.cases import DTYPES, Case, philox
 
 
 def every_16_bit_pattern(dtype: torch.dtype) -> torch.Tensor:
@@ -37,11 +39,23 @@ def check_rounding(dtype: torch.dtype) -> None:
     assert torch.equal(out, expected), dtype
 
 
+def check_dropout_bits() -> None:
+    """The same words on every instruction set, at every alignment of a row's first probability."""
+    seed, offset, keep_prob = 2**40 + 3, 9, 0.3
+    words = [word for counter in range(64) for word in philox(counter, offset, seed)]
+    expected = torch.tensor([word < math.ceil(keep_prob * 2**32) for word in words])
+    mask = dropout_gen_mask(torch.empty(0), len(words), keep_prob, seed, offset)
+    assert torch.equal(reference.kept(mask, 1, 1, 1, len(words)).flatten(), expected)
+    for dtype in DTYPES:
+        check(Case(1, 2, 1, 99, 101, 9, 9, dtype=dtype, dropout="seed", keep_prob=0.6, seed=12))
+
+
 def main() -> None:
     print(active_isa())
     for dtype in (torch.bfloat16, torch.float16):
         check_loads_and_stores(dtype)
         check_rounding(dtype)
+    check_dropout_bits()
     for dtype in DTYPES:
         check(Case(1, 4, 2, 150, 200, 40, 33, dtype=dtype, memory="sliced", masked=True, sparse_mode=3))
         check(Case(1, 2, 2, 100, 70, 130, 130, dtype=dtype, masked=True, sparse_mode=1, mask_shape="BNSS"))

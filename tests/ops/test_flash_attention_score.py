@@ -25,10 +25,10 @@ def check(case: Case) -> None:
     output, gradients, dy = run(case)
     q, k, v = case.bnsd(*case.tensors()[:3])
     dy = _as_bnsd(case, dy)
-    mask = case.excluded()
-    exact = reference.attention(q, k, v, scale=case.factor, mask=mask)
-    exact_gradients = reference.attention_grad(q, k, v, dy, scale=case.factor, mask=mask)
-    bound = bounds(q, k, v, dy, scale=case.factor, mask=mask)
+    problem = case.reference_arguments()
+    exact = reference.attention(q, k, v, **problem)
+    exact_gradients = reference.attention_grad(q, k, v, dy, **problem)
+    bound = bounds(q, k, v, dy, **problem)
 
     assert output.attention_out.dtype == case.dtype
     assert output.attention_out.is_contiguous()

@@ -73,6 +73,9 @@ INVALID = [
     ({"actual_seq_qlen": [6]}, "actual_seq_qlen: only for input_layout TND"),
     ({"actual_seq_kvlen": [8]}, "actual_seq_kvlen: only for input_layout TND"),
     ({"softmax_layout": "TND"}, "softmax_layout='TND': must be empty unless input_layout is TND"),
+    ({"drop_mask": mask(48)}, "drop_mask: dtype bool is not uint8"),
+    ({"drop_mask": zeros(47, dtype=torch.uint8)}, "drop_mask [47] uint8: expected one dimension of at least 48 bytes, a bit for each of B*N*Sq*Skv=384"),
+    ({"drop_mask": zeros(1, 48, dtype=torch.uint8)}, "drop_mask [1, 48] uint8: expected one dimension of at least 48 bytes"),
     ({"atten_mask": zeros(SQ, SKV)}, "atten_mask: dtype float32 is not bool or uint8"),
     ({"atten_mask": mask(SKV, SQ)}, "atten_mask [8, 6] bool: sparse_mode 0 takes [2, 4, 6, 8], [2, 1, 6, 8], [1, 1, 6, 8] or [6, 8]"),
     ({"atten_mask": mask(B, 2, SQ, SKV), "sparse_mode": 1}, "atten_mask [2, 2, 6, 8] bool: sparse_mode 1 takes"),
@@ -97,8 +100,6 @@ INVALID = [
 NOT_BUILT = [
     ({"input_layout": "TND"}, "input_layout='TND'"),
     ({"pse": zeros(B, N, SQ, SKV)}, "pse:"),
-    ({"drop_mask": zeros(48, dtype=torch.uint8)}, "drop_mask:"),
-    ({"keep_prob": 0.9}, "keep_prob=0.900000:"),
     ({"sink": zeros(N)}, "sink:"),
     ({"q_start_idx": [1]}, "q_start_idx:"),
     ({"kv_start_idx": [1]}, "kv_start_idx:"),
@@ -158,6 +159,13 @@ def test_limits_beyond_memory_hold_for_shapes(shapes, message):
 def test_the_largest_length_is_accepted(length):
     query = torch.empty(1, 1, length, 8, device="meta")
     assert flash_attention_score(query, query, query, 1, "BNSD").softmax_max.shape == (1, 1, length, 8)
+
+
+def test_a_drop_mask_beyond_64_bits_is_refused_without_overflow():
+    query = torch.empty(2**21, 256, 2**20, 1, device="meta")
+    mask = torch.empty(2**40, dtype=torch.uint8, device="meta")
+    with pytest.raises(ValueError, match=r"drop_mask: B\*N\*Sq\*Skv is beyond 2\^63"):
+        flash_attention_score(query, query, query, 256, "BNSD", drop_mask=mask)
 
 
 def test_prefix_of_more_than_2048_samples_is_refused():

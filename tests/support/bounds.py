@@ -38,13 +38,25 @@ def _rounded(value: Tensor, error: Tensor, dtype: torch.dtype) -> Tensor:
     return error + info.eps / 2 * (value.abs() + error) + info.smallest_normal * info.eps / 2
 
 
-def bounds(query: Tensor, key: Tensor, value: Tensor, dy: Tensor, *, scale: float, mask: Tensor) -> Bound:
+def bounds(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    dy: Tensor,
+    *,
+    scale: float,
+    mask: Tensor,
+    keep: Tensor | None = None,
+    keep_prob: float = 1.0,
+) -> Bound:
     """Bounds for forward and backward of one problem; tensors as [B, N or Nkv, S, D] in the kernel's dtype."""
     dtype = query.dtype
     kv_heads = key.shape[1]
     group = query.shape[1] // kv_heads
-    exact = reference.attention(query, key, value, scale=scale, mask=mask)
-    gradients = reference.attention_grad(query, key, value, dy, scale=scale, mask=mask)
+    dropout = {"keep": keep, "keep_prob": keep_prob}
+    exact = reference.attention(query, key, value, scale=scale, mask=mask, **dropout)
+    gradients = reference.attention_grad(query, key, value, dy, scale=scale, mask=mask, **dropout)
+    factor = 1.0 if keep is None else keep / keep_prob  # applied in float32: 1 / keep_prob and the product round
     q, k, v, dy = (t.double() for t in (query, key, value, dy))
     k, v = (t.repeat_interleave(group, dim=1) for t in (k, v))
     depth, keys, v_dim = q.shape[-1], k.shape[-2], v.shape[-1]
@@ -62,27 +74,27 @@ def bounds(query: Tensor, key: Tensor, value: Tensor, dy: Tensor, *, scale: floa
     weight_error = torch.expm1(2 * score_error + 2 * _U * spread + (_EXP_ULPS + 2) * _U * (steps + 1))
     # Row sum and weighted sum run over the keys; the quotient has the error of both.
     sum_error = weight_error + keys * _U
-    total_error = 2 * sum_error + 3 * _U
-    out_scale = exact.probabilities @ v.abs()
+    total_error = 2 * sum_error + 5 * _U
+    out_scale = (exact.probabilities * factor) @ v.abs()
     out_error = total_error * out_scale
 
     # P in the backward: scores again, with the forward's max and sum.
     p = exact.probabilities
     p_error = weight_error + sum_error + (_EXP_ULPS + 3) * _U
-    dp_scale = dy.abs() @ v.abs().transpose(-1, -2)
+    dp_scale = (dy.abs() @ v.abs().transpose(-1, -2)) * factor
     out_rounded = _rounded(exact.attention_out, out_error, dtype)
     delta_error = (dy.abs() * (out_rounded + (v_dim + 1) * _U * exact.attention_out.abs())).sum(dim=-1, keepdim=True)
-    dp = dy @ v.transpose(-1, -2)
+    dp = (dy @ v.transpose(-1, -2)) * factor
     delta = (dy * exact.attention_out).sum(dim=-1, keepdim=True)
     ds = abs(scale) * p * (dp - delta).abs()
-    ds_error = abs(scale) * p * ((v_dim + 2) * _U * dp_scale + delta_error) + ds * (p_error + 4 * _U)
+    ds_error = abs(scale) * p * ((v_dim + 4) * _U * dp_scale + delta_error) + ds * (p_error + 4 * _U)
 
     def over_group(t: Tensor) -> Tensor:
         return t.unflatten(1, (kv_heads, group)).sum(dim=2)
 
     dq_error = (ds_error + (keys + 2) * _U * ds) @ k.abs()
     dk_error = over_group((ds_error + (rows + 2) * _U * ds).transpose(-1, -2) @ q.abs())
-    dv_error = over_group((p * (p_error + (rows + 2) * _U)).transpose(-1, -2) @ dy.abs())
+    dv_error = over_group((p * factor * (p_error + (rows + 4) * _U)).transpose(-1, -2) @ dy.abs())
     finite_max = exact.softmax_max.clamp(min=-spread.squeeze(-1).clamp(min=1.0))  # -FLT_MAX of empty rows is exact
     return Bound(
         out_rounded,

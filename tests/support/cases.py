@@ -11,7 +11,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ascendspeed.ops import compressed_atten_mask, reference
+from ascendspeed.ops import compressed_atten_mask, dropout_gen_mask, reference
 from ascendspeed.ops.layout import from_bnsd, to_bnsd
 
 LAYOUTS = ("BSH", "SBH", "BSND", "BNSD")
@@ -43,6 +43,8 @@ class Case:
     next_tockens: int = 2147483647
     prefix: tuple[int, ...] | None = None
     scale: float | None = None
+    keep_prob: float = 1.0
+    dropout: str = "none"  # "mask": packed bits are passed, "seed": they are generated
     seed: int = 0
 
     @property
@@ -82,6 +84,22 @@ class Case:
             prefix=None if self.prefix is None else list(self.prefix),
         )  # fmt: skip
 
+    def drop_mask(self) -> Tensor | None:
+        """The packed bits that apply, whether they are passed or generated."""
+        if self.dropout == "none":
+            return None
+        numel = self.batch * self.heads * self.q_len * self.kv_len
+        if self.dropout == "seed":
+            return dropout_gen_mask(torch.empty(0), numel, self.keep_prob, self.seed + 1, self.seed // 3)
+        generator = torch.Generator().manual_seed(self.seed + 2)
+        return torch.randint(256, (-(-numel // 8) + self.seed % 3,), dtype=torch.uint8, generator=generator)
+
+    def reference_arguments(self) -> dict:
+        """Keyword arguments of the reference and of the bounds."""
+        bits = self.drop_mask()
+        keep = None if bits is None else reference.kept(bits, self.batch, self.heads, self.q_len, self.kv_len)
+        return {"scale": self.factor, "mask": self.excluded(), "keep": keep, "keep_prob": self.keep_prob}
+
     def attributes(self) -> dict:
         """Keyword arguments of flash_attention_score."""
         return {
@@ -91,6 +109,10 @@ class Case:
             "pre_tockens": self.pre_tockens,
             "next_tockens": self.next_tockens,
             "prefix": None if self.prefix is None else list(self.prefix),
+            "keep_prob": self.keep_prob,
+            "drop_mask": self.drop_mask() if self.dropout == "mask" else None,
+            "seed": self.seed + 1,
+            "offset": self.seed // 3,
         }
 
     def bnsd(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -143,6 +165,7 @@ def cases(draw: st.DrawFn) -> Case:
     if masked and mode in (5, 6):
         prefix = tuple(draw(st.integers(max(0, kv_len - q_len), kv_len)) for _ in range(batch))
     shapes = ("BNSS", "B1SS") if mode == 5 and batch > 1 else MASK_SHAPES
+    dropout = draw(st.sampled_from(["none", "mask", "seed"]))
     return Case(
         batch=batch,
         heads=heads,
@@ -163,5 +186,18 @@ def cases(draw: st.DrawFn) -> Case:
         next_tockens=following,
         prefix=prefix,
         scale=draw(st.one_of(st.none(), st.sampled_from([1.0, 0.0, -0.5, 1 / math.sqrt(3)]))),
+        dropout=dropout,
+        keep_prob=1.0 if dropout == "none" else draw(st.sampled_from([0.9, 0.5, 1e-3])),
         seed=draw(st.integers(0, 2**31)),
     )
+
+
+def philox(counter: int, offset: int, seed: int) -> list[int]:
+    """Philox4x32-10 in Python integers: the four words of counter {counter, offset} under key `seed`."""
+    x = [counter % 2**32, counter >> 32, offset % 2**32, offset >> 32]
+    key = [seed % 2**32, seed >> 32]
+    for _ in range(10):
+        first, second = 0xD2511F53 * x[0], 0xCD9E8D57 * x[2]
+        x = [second >> 32 ^ x[1] ^ key[0], second % 2**32, first >> 32 ^ x[3] ^ key[1], first % 2**32]
+        key = [(key[0] + 0x9E3779B9) % 2**32, (key[1] + 0xBB67AE85) % 2**32]
+    return x
