@@ -85,7 +85,6 @@ class ParallelConfig:
 
     tensor_model_parallel_size: int = _flag(1, "processes that share each layer, processes")
     sequence_parallel: bool = _flag(False, "split norms and dropout along the sequence over the tensor-parallel ranks")
-    use_distributed_optimizer: bool = _flag(False, "split the optimizer's state over the data-parallel ranks")
     distributed_timeout_minutes: int = _flag(10, "longest wait in a collective, minutes")
     device: str | None = _flag(None, "cpu, npu or cuda; without it the first of npu, cuda, cpu that is there (ours)")
 
