@@ -57,16 +57,22 @@ wanted_state() {
 # in this checkout was built): two environments that take turns on one checkout are both served correctly.
 environment_stamp() { echo "$("$python" -c 'import sys; print(sys.prefix)')/.ascendspeed-setup"; }
 
-up_to_date() {
-  local stamp extra state extensions
+# Whether the package is installed and its extension built, as the files now are.
+built() {
+  local stamp state extensions
   [[ -x "$python" ]] && torch_version "$python" >/dev/null || return 1
   stamp="$(environment_stamp)"
   [[ -f "$stamp" && -f "$stamp-extras" && -f build/.setup ]] || return 1
   extensions=(ascendspeed/_C*.so)
   [[ -e "${extensions[0]}" ]] || return 1
-  for extra in $extras; do grep -qx "$extra" "$stamp-extras" || return 1; done
   state="$(wanted_state)"
   [[ "$state" == "$(<"$stamp")" && "$state" == "$(<build/.setup)" ]]
+}
+
+has_extras() {
+  local extra stamp
+  stamp="$(environment_stamp)"
+  for extra in $extras; do grep -qx "$extra" "$stamp-extras" || return 1; done
 }
 
 require_compiler() {
@@ -130,6 +136,12 @@ make_venv() {
 # Twice quiet: errors only.
 install() { "$python" -m pip install --quiet --quiet "$@" >&2 || fail "pip install failed (see above)"; }
 
+# Write the extras that the environment has and those that are wanted, a line each.
+all_extras() { LC_ALL=C sort -u "$(environment_stamp)-extras" <(for extra in $extras; do echo "$extra"; done); }
+
+# The installed torch stays the one it is.
+constrain_torch() { echo "torch==$(torch_version "$python")" >build/.setup-constraints; }
+
 set_up() {
   require_compiler
   if [[ "$owned" == true ]]; then
@@ -144,17 +156,14 @@ set_up() {
     say "using the active environment of $python with its torch $(torch_version "$python")"
   fi
 
-  local stamp torch
+  local stamp all
   stamp="$(environment_stamp)"
-  torch="$(torch_version "$python")"
   touch "$stamp-extras" || fail "the environment of $python cannot be written to"
   rm -f "$stamp" build/.setup
-  LC_ALL=C sort -u "$stamp-extras" <(for extra in $extras; do echo "$extra"; done) >build/.setup-extras
-  local all
+  all_extras >build/.setup-extras
   all="$(paste -sd, build/.setup-extras)"
-
   say "installing the packages of pyproject.toml${all:+ [$all]} and building the C++ extension (about two minutes)"
-  echo "torch==$torch" >build/.setup-constraints
+  constrain_torch
   # The extension must be built against this very torch, so without pip's isolated build environment.
   install --constraint build/.setup-constraints "setuptools>=77"
   install --constraint build/.setup-constraints --no-build-isolation --editable ".${all:+[$all]}"
@@ -165,13 +174,39 @@ set_up() {
   cp build/.setup "$stamp"
 }
 
+# Install what further extras need, without building again.
+add_extras() {
+  say "installing the packages of pyproject.toml [${extras// /,}]"
+  all_extras >build/.setup-extras
+  constrain_torch
+  # shellcheck disable=SC2086
+  "$python" - $extras >build/.setup-requirements <<'EOF'
+import sys
+from importlib.metadata import requires
+
+for line in requires("ascendspeed"):
+    requirement, _, marker = map(str.strip, line.partition(";"))
+    for extra in sys.argv[1:]:
+        if marker.endswith(f'extra == "{extra}"'):
+            condition = marker.removesuffix(f'extra == "{extra}"').removesuffix(" and ")
+            print(f"{requirement}; {condition}" if condition else requirement)
+EOF
+  install --constraint build/.setup-constraints --requirement build/.setup-requirements
+  mv build/.setup-extras "$(environment_stamp)-extras"
+}
+
 choose_environment
-if ! up_to_date; then
+if ! built || ! has_extras; then
   mkdir -p build
   if command -v flock >/dev/null; then
     exec 9>build/.setup-lock
     flock -n 9 || { say "waiting for another set-up in $root" && flock 9; }
   fi
-  up_to_date || set_up
+  # Another set-up may have done the work meanwhile.
+  if ! built; then
+    set_up
+  elif ! has_extras; then
+    add_extras
+  fi
 fi
 echo "$python"

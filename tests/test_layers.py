@@ -1,6 +1,7 @@
 """Who may import whom, and that importing changes nothing: the layers of docs/architecture.md as tests."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -59,6 +60,19 @@ def test_an_arrow_that_points_back_is_found(tmp_path):
     assert result.returncode == 1
     assert "ascendspeed.ops is not allowed to import ascendspeed.training" in result.stdout
     assert "ascendspeed.ops is not allowed to import megatron" in result.stdout
+
+
+# Folder of csrc -> the folders whose headers it may include. csrc/torch may include torch, and anything of ours.
+INCLUDES = {"attention": {"attention"}, "cpu": {"attention", "cpu"}}
+
+
+def test_the_includes_of_the_sources_point_one_way():
+    assert {path.name for path in (ROOT / "csrc").iterdir() if path.is_dir()} == {*INCLUDES, "torch"}
+    for folder, allowed in INCLUDES.items():
+        for file in (ROOT / "csrc" / folder).iterdir():
+            for quote, header in re.findall(r'^#include ([<"])([^>"]+)', file.read_text(), re.MULTILINE):
+                standard = quote == "<" and "/" not in header and header != "Python.h"
+                assert standard or header.partition("/")[0] in allowed, (file, header)
 
 
 BLOCKED_IMPORT = """

@@ -24,9 +24,6 @@ from ascendspeed.training.save_folder import TRACKER, checkpoint_path, write_ato
 
 __all__ = ["load", "save"]
 
-# The optimizer's state is stored by parameter and not by bucket of the gradient buffer: any layout can read it.
-_METADATA = {"distrib_optim_sharding_type": "fully_reshardable", "chained_optim_avoid_prefix": True}
-
 
 def save(
     folder: Path,
@@ -44,7 +41,7 @@ def save(
         building.mkdir(parents=True)
     dist.barrier()
     state = _state(model, optimizer, scheduler, device, is_loading=False) | {"iteration": iteration}
-    dist_checkpointing.save(state, str(building), content_metadata=_METADATA)
+    dist_checkpointing.save(state, str(building))
     if dist.get_rank() == 0:
         shutil.rmtree(final, ignore_errors=True)
         building.rename(final)
@@ -82,7 +79,8 @@ def _state(
     is_loading: bool,
 ) -> dict[str, Any]:
     """Everything that is saved, as dist_checkpointing describes it: what this rank holds of which whole."""
-    weights = model.module.sharded_state_dict(metadata=_METADATA)
+    metadata = {"dp_cp_group": parallel_state.get_data_parallel_group(with_context_parallel=True)}
+    weights = model.module.sharded_state_dict(metadata=metadata)
     generators = {
         "random": random.getstate(),
         "numpy": numpy.random.get_state(),
@@ -92,7 +90,7 @@ def _state(
     }
     return {
         "model": weights,
-        "optimizer": optimizer.sharded_state_dict(weights, is_loading=is_loading, metadata=_METADATA),
+        "optimizer": optimizer.sharded_state_dict(weights, is_loading=is_loading, metadata=metadata),
         "scheduler": scheduler.state_dict(),
         "generators": ShardedObject(
             "generators",

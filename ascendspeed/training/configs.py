@@ -85,7 +85,6 @@ class ParallelConfig:
 
     tensor_model_parallel_size: int = _flag(1, "processes that share each layer, processes")
     sequence_parallel: bool = _flag(False, "split norms and dropout along the sequence over the tensor-parallel ranks")
-    use_distributed_optimizer: bool = _flag(False, "split the optimizer's state over the data-parallel ranks")
     distributed_timeout_minutes: int = _flag(10, "longest wait in a collective, minutes")
     device: str | None = _flag(None, "cpu, npu or cuda; without it the first of npu, cuda, cpu that is there (ours)")
 
@@ -115,7 +114,9 @@ class OptimizerConfig:
     lr_warmup_fraction: float | None = _flag(None, "warm-up as a share of --lr-decay-iters, 0 to 1")
     lr_warmup_init: float = _flag(0.0, "learning rate before the first iteration of the warm-up, no unit")
     weight_decay: float = _flag(0.01, "weight decay, a share of the weight per unit of learning rate")
-    clip_grad: float = _flag(1.0, "largest global L2 norm of the gradient, no unit; 0 switches clipping off")
+    clip_grad: float = _flag(
+        1.0, "largest global L2 norm of the gradient, no unit; 0: no clipping, and the norm is not computed"
+    )
     adam_beta1: float = _flag(0.9, "decay of the mean of gradients per iteration, 0 to 1")
     adam_beta2: float = _flag(0.999, "decay of the mean of squared gradients per iteration, 0 to 1")
     adam_eps: float = _flag(1e-8, "added to the root of the mean square, no unit")

@@ -105,7 +105,10 @@ def _batches(dataset: Dataset[Batch], run: RunConfig, first: int, last: int) -> 
         rank=parallel_state.get_data_parallel_rank(),
         ranks=run.data_parallel_size,
     )
-    return iter(DataLoader(dataset, batch_sampler=order, num_workers=run.data.num_workers))
+    # A loader draws a seed for its workers when it starts. From the default generator that would move the dropout of
+    # everything after it, and a resumed run, which starts its loader in the middle, would drop other numbers.
+    own = torch.Generator().manual_seed(run.training.seed)
+    return iter(DataLoader(dataset, batch_sampler=order, num_workers=run.data.num_workers, generator=own))
 
 
 def padded_vocab_size(vocab_size: int, run: RunConfig) -> int:

@@ -69,6 +69,8 @@ REFUSED = {
     "--overlap-grad-reduce": "gradients are reduced after the backward pass; leave it out, the result is the same",
     "--overlap-param-gather": "parameters are gathered after the step; leave it out, the result is the same",
     "--tokenizer-name-or-path": "pass the tokenizer.json, or the folder that holds it, as --tokenizer-model",
+    "--use-distributed-optimizer": "megatron-core cannot resume it without Apex's or Transformer Engine's Adam; "
+    "leave it out, the result is the same",
     "--num-experts": "mixture of experts is not there yet",
     "--multi-latent-attention": "multi-latent attention is not there yet",
     "--window-size": "sliding-window attention is not there yet",

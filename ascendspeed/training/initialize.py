@@ -67,10 +67,17 @@ def _seed(seed: int) -> None:
 
 def _quieten(device: Device) -> None:
     """Leave out of the log what is known and asks nothing of the reader."""
-    # megatron-core's advice for CUDA streams, and torch's new names for collectives that megatron-core still calls.
+    if dist.get_rank() != 0:
+        warnings.simplefilter("ignore")  # rank 0 says it for all
+    # megatron-core's advice for CUDA, and torch's new names for what megatron-core still calls by the old ones.
     warnings.filterwarnings("ignore", message=".*CUDA_DEVICE_MAX_CONNECTIONS", category=UserWarning)
-    warnings.filterwarnings("ignore", message=r".*torch\.distributed\.\w+` is deprecated", category=FutureWarning)
     warnings.filterwarnings("ignore", message=".*cuda_graph_scope", category=UserWarning)
+    for old in (
+        r".*torch\.distributed\.\w+` is deprecated",
+        "`load_state_dict` is deprecated",
+        ".*deprecating ShardedTensor",
+    ):
+        warnings.filterwarnings("ignore", message=old, category=FutureWarning)
     if device.name == "cpu":
         # It warns when the CPU's generator moves while the device's is in use: here they are the same one.
         logging.getLogger("megatron.core.tensor_parallel.random").setLevel(logging.ERROR)

@@ -35,9 +35,7 @@ def build(run: RunConfig, device: Device, vocab_size: int) -> DistributedDataPar
     module = Float16Module(config, gpt) if run.model.bf16 else gpt
     model = DistributedDataParallel(
         config,
-        DistributedDataParallelConfig(
-            grad_reduce_in_fp32=True, use_distributed_optimizer=run.parallel.use_distributed_optimizer
-        ),
+        DistributedDataParallelConfig(grad_reduce_in_fp32=True),
         module,
     )
     model.broadcast_params()

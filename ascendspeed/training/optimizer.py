@@ -25,7 +25,6 @@ def build(run: RunConfig, model: DistributedDataParallel) -> tuple[MegatronOptim
             clip_grad=o.clip_grad,
             bf16=run.model.bf16,
             params_dtype=torch.bfloat16 if run.model.bf16 else torch.float32,
-            use_distributed_optimizer=run.parallel.use_distributed_optimizer,
         ),
         [model],
     )

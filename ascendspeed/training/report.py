@@ -26,11 +26,11 @@ def introduce(run: RunConfig, device: Device, data: Data, model: DistributedData
     """Say on rank 0 what is about to be trained, on what, and from where."""
     if dist.get_rank() != 0:
         return
-    world = run.world_size
     shard = sum(parameter.numel() for parameter in model.parameters())
     size, sequence = run.parallel.tensor_model_parallel_size, run.parallel.sequence_parallel
     lines = [
-        f"world: {world} on {device.name} ({device.collective_backend}), data parallel {run.data_parallel_size}, "
+        f"world: {run.world_size} on {device.name} ({device.collective_backend}), "
+        f"data parallel {run.data_parallel_size}, "
         f"tensor parallel {size}{' with sequence parallel' if sequence else ''}",
         f"data: {data.prepared.source}; {data.train_tokens} training and {data.valid_tokens} validation tokens, "
         f"vocabulary {data.prepared.tokenizer.vocab_size}, kept in {cache_folder(run)}",
@@ -93,7 +93,7 @@ class Report:
             return
         extra = {"final": True} if final else {}
         self._record(iteration, validation_loss=loss, **extra)
-        self._say(f"validation after {iteration} iterations: loss {loss:.4f}, perplexity {math.exp(loss):.2f}")
+        self._say(f"validation after {iteration} iterations: loss {loss:.4f}, perplexity {_perplexity(loss):.2f}")
         self._restart_clock()
 
     def checkpoint(self, iteration: int) -> None:
@@ -108,7 +108,7 @@ class Report:
             return
         self._bar.close()
         if unigram_entropy is not None:
-            perplexity = math.exp(unigram_entropy)
+            perplexity = _perplexity(unigram_entropy)
             print(f"unigram entropy of the validation text: {unigram_entropy:.4f}, perplexity {perplexity:.2f}")
         if self._history is not None:
             self._say(f"loss curve: {self._history.draw(unigram_entropy)}")
@@ -129,6 +129,10 @@ class Report:
                     self._events.add_scalar(name.replace("_", " "), value, iteration)
 
     def _say(self, message: str) -> None:
-        self._bar.clear()
-        print(message, flush=True)
-        self._bar.refresh()
+        self._bar.write(message, file=sys.stdout)  # above the bar, where there is one
+        sys.stdout.flush()
+
+
+def _perplexity(loss: float) -> float:
+    """exp(loss), infinite where a float ends."""
+    return math.exp(loss) if loss < 700 else math.inf

@@ -23,6 +23,7 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
 
 from ascendspeed.integrations.megatron.attention import AscendDotProductAttention
+from ascendspeed.integrations.megatron.heads import local_heads
 from ascendspeed.integrations.megatron.masks import MASK_KINDS
 from ascendspeed.integrations.megatron.norm import norm_class
 
@@ -50,7 +51,7 @@ def get_gpt_layer_spec(
         vp_stage, pp_rank: as in Megatron's get_gpt_decoder_block_spec; None reads parallel_state.
 
     Raises:
-        ValueError: mask or config.normalization is not one we know.
+        ValueError: mask or config.normalization is not one we know; heads, groups and ranks do not divide.
         NotImplementedError: config asks for experts, multi-latent attention or fused norms.
     """
     if mask not in MASK_KINDS:
@@ -59,6 +60,7 @@ def get_gpt_layer_spec(
         raise NotImplementedError(f"num_moe_experts={config.num_moe_experts} is not supported yet: dense layers only")
     if config.multi_latent_attention:
         raise NotImplementedError("multi_latent_attention=True is not supported yet")
+    local_heads(config.num_attention_heads, config.num_query_groups, config.tensor_model_parallel_size)  # or refuses
     norm = norm_class(config)
     ours = issubclass(core_attention, AscendDotProductAttention)
     attention = ModuleSpec(

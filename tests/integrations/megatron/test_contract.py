@@ -17,6 +17,7 @@ LAYERS = [
     ("causal", {"bf16": True}),
     ("causal", WINDOWED),
     ("causal", {"window_size": (3000, 0), "bf16": True}),
+    ("causal", {"window_size": (10**6, 0)}),
     ("causal_bottom_right", {}),
     ("causal_bottom_right", WINDOWED),
     ("no_mask", {}),
@@ -118,32 +119,31 @@ def reports():
     return run_ranks(2, _report_each, LAYERS)
 
 
-@pytest.mark.parametrize(
-    ("case", "words"),
-    [
-        (
-            0,
-            [
-                "layers 1-2",
-                "mask causal given nothing",
-                "layout SBH sparse_mode 2",
-                "scale 0.353553",
-                "keep_prob 1.0",
-                "heads 2 groups 1 of 8",
-                "float32 on cpu/",
-            ],
-        ),
-        (1, ["bfloat16"]),
-        (2, ["window (4, 0)", "sparse_mode 4", "pre_tockens 4 next_tockens 0"]),
-        (4, ["sparse_mode 3"]),
-        (6, ["sparse_mode 0", "atten_mask none"]),
-        (7, ["sparse_mode 4", "pre_tockens 3 next_tockens 2"]),
-        (11, ["sparse_mode 1"]),
-        (12, ["given lengths", "sparse_mode 6", "atten_mask [3072, 2048]", "heads 2 groups 1"]),
-    ],
-)
-def test_the_line_says_what_runs(reports, case, words):
-    lines, logged, _ = reports[0][case]
+SAID = [
+    (
+        "causal",
+        {},
+        ["layers 1-2", "mask causal with attention_mask None", "layout SBH sparse_mode 2", "scale 0.353553"],
+    ),
+    ("causal", {}, ["keep_prob 1.0", "heads 2 groups 1 of 8", "float32 on cpu/"]),
+    ("causal", {"bf16": True}, ["bfloat16"]),
+    ("causal", WINDOWED, ["window (4, 0)", "sparse_mode 4", "pre_tockens 4 next_tockens 0"]),
+    ("causal", {"window_size": (10**6, 0)}, ["window (1000000, 0) (too wide for the check to reach its edges)"]),
+    ("causal_bottom_right", {}, ["sparse_mode 3"]),
+    ("no_mask", {}, ["sparse_mode 0", "atten_mask none"]),
+    ("no_mask", {"window_size": (3, 2)}, ["sparse_mode 4", "pre_tockens 3 next_tockens 2"]),
+    ("arbitrary", {}, ["with a bool attention_mask", "sparse_mode 1"]),
+    (
+        "prefix",
+        {"num_query_groups": 1},
+        ["with prefix lengths", "sparse_mode 6", "atten_mask [3072, 2048]", "groups 1"],
+    ),
+]
+
+
+@pytest.mark.parametrize(("mask", "fields", "words"), SAID)
+def test_the_line_says_what_runs(reports, mask, fields, words):
+    lines, logged, _ = reports[0][LAYERS.index((mask, fields))]
     assert logged == lines
     assert all(word in lines[0] for word in words), lines[0]
 

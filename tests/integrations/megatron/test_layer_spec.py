@@ -72,3 +72,10 @@ def test_experts_and_latent_attention_are_refused():
     latent.multi_latent_attention = True
     with pytest.raises(NotImplementedError, match="multi_latent_attention=True is not supported yet"):
         get_gpt_layer_spec(latent, pp_rank=0)
+
+
+def test_heads_that_do_not_divide_are_refused_before_anything_is_built():
+    settings = config(num_query_groups=2)
+    settings.tensor_model_parallel_size = 3  # past megatron's own check
+    with pytest.raises(ValueError, match="tensor_model_parallel_size=3 does not divide num_attention_heads=4"):
+        get_gpt_layer_spec(settings, pp_rank=0)
