@@ -3,7 +3,7 @@
 Importing it needs torch and the compiled ascendspeed._C, nothing else.
 """
 
-from ascendspeed.ops.dropout import dropout_gen_mask
+from ascendspeed.ops.dropout import draw_seed, dropout_gen_mask
 from ascendspeed.ops.flash_attention import FlashAttentionScoreOutput, flash_attention_score
 from ascendspeed.ops.library import active_isa
 from ascendspeed.ops.masks import compressed_atten_mask
@@ -14,6 +14,7 @@ __all__ = [
     "FlashAttentionScoreOutput",
     "active_isa",
     "compressed_atten_mask",
+    "draw_seed",
     "dropout_gen_mask",
     "flash_attention_score",
     "npu_flash_attention",

@@ -6,9 +6,9 @@ from torch import Tensor
 __all__ = ["draw_seed", "dropout_gen_mask"]
 
 
-def draw_seed() -> int:
-    """A seed in 1..2^62 from torch's default CPU generator, so that torch.manual_seed and RNG trackers rule it."""
-    return int(torch.randint(1, 2**62, ()).item())
+def draw_seed(device: torch.device | str = "cpu") -> int:
+    """A seed in 1..2^62 from the default generator of `device`, so that torch.manual_seed and RNG trackers rule it."""
+    return int(torch.randint(1, 2**62, (), device=device).item())
 
 
 def dropout_gen_mask(like: Tensor, numel: int, keep_prob: float, seed: int, offset: int = 0) -> Tensor:

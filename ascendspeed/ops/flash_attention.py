@@ -85,7 +85,7 @@ def flash_attention_score(
             given it is what is applied, with keep_prob as the divisor.
         seed, offset: without drop_mask and with keep_prob < 1, what the mask is generated from, tile by tile and never
             whole: `dropout_gen_mask(query, B*N*Sq*Skv, keep_prob, seed, offset)`. If both are 0, a seed is drawn from
-            torch's default CPU generator. The backward uses the same mask.
+            the default generator of query's device. The backward uses the same mask.
         pse, sink, q_start_idx, kv_start_idx, TND with actual_seq_qlen and actual_seq_kvlen:
             not implemented yet; anything but the default raises NotImplementedError.
         padding_mask: reserved by CANN, must be None.
@@ -104,7 +104,7 @@ def flash_attention_score(
     Source: aclnnFlashAttentionScore, "Parameters" and "Constraints"; docs/operator.md.
     """
     if 0 < keep_prob < 1 and drop_mask is None and seed == 0 and offset == 0:
-        seed = dropout.draw_seed()
+        seed = dropout.draw_seed(query.device)
     attention_out, softmax_max, softmax_sum = torch.ops.ascendspeed.flash_attention_score(
         query,
         key,

@@ -87,11 +87,6 @@ def _rules(run: RunConfig) -> list[tuple[bool, str]]:
             f"--micro-batch-size={t.micro_batch_size} x {max(1, run.world_size // tp)} data-parallel ranks",
         ),
         (
-            m.attention_dropout == 0,
-            f"--attention-dropout={m.attention_dropout}: the attention operator has no dropout yet, "
-            "pass --attention-dropout 0.0",
-        ),
-        (
             m.recompute_granularity == "full" or (m.recompute_method is None and m.recompute_num_layers is None),
             "--recompute-method and --recompute-num-layers need --recompute-granularity full",
         ),

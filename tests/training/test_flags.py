@@ -129,7 +129,7 @@ RULES = [
     (["--max-position-embeddings", "8"], "--max-position-embeddings=8 is less than --seq-length=16"),
     (["--sequence-parallel"], "--sequence-parallel needs --tensor-model-parallel-size"),
     (["--global-batch-size", "5"], "--global-batch-size=5 is not divisible by --micro-batch-size=2"),
-    (["--attention-dropout", "0.1"], "--attention-dropout=0.1: the attention operator has no dropout yet"),
+    (["--attention-dropout", "1.5"], "--attention-dropout=1.5 is not between 0 and 1"),
     (["--hidden-dropout", "1.5"], "--hidden-dropout=1.5 is not between 0 and 1"),
     (["--recompute-method", "uniform"], "need --recompute-granularity full"),
     (["--recompute-granularity", "full"], "needs --recompute-method and --recompute-num-layers"),

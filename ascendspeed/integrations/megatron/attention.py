@@ -9,6 +9,7 @@ import math
 
 from megatron.core.packed_seq_params import PackedSeqParams
 from megatron.core.process_groups_config import ProcessGroupCollection
+from megatron.core.tensor_parallel import get_cuda_rng_tracker
 from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.transformer_config import TransformerConfig
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from ascendspeed.integrations.megatron.heads import local_heads
 from ascendspeed.integrations.megatron.masks import MASK_KINDS, AttentionPlan, plan_attention
-from ascendspeed.ops import flash_attention_score
+from ascendspeed.ops import draw_seed, flash_attention_score
 
 __all__ = ["AscendDotProductAttention"]
 
@@ -25,12 +26,13 @@ __all__ = ["AscendDotProductAttention"]
 class AscendDotProductAttention(MegatronModule):
     """Drop-in for megatron.core's DotProductAttention; holds no parameters and no state between calls.
 
+    Attention dropout (config.attention_dropout) acts in training mode only, inside the operator: no mask is stored.
+
     The scale is softmax_scale, or hn ** -0.5. apply_query_key_layer_scaling changes nothing: it divides by the layer
     number before the softmax and multiplies by it inside, for the sake of float16 scores that are never stored here.
     """
 
     layout = "SBH"  # what Megatron's [s, b, n, d] tensors are with the last two dims joined
-    keep_prob = 1.0
 
     def __init__(
         self,
@@ -49,10 +51,13 @@ class AscendDotProductAttention(MegatronModule):
 
         Raises:
             NotImplementedError: the config asks for something the module does not do yet; the message names the field.
-            ValueError: heads, groups and tensor-parallel size do not divide.
+            ValueError: heads, groups and tensor-parallel size do not divide, or a field is out of range.
         """
         super().__init__(config=config)
-        _refuse_what_is_missing(config, attention_dropout)
+        _refuse_what_is_missing(config)
+        self.dropout = config.attention_dropout if attention_dropout is None else attention_dropout
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"attention_dropout={self.dropout} (--attention-dropout) is outside 0 <= p < 1")
         self.layer_number = max(1, layer_number)
         self.attn_mask_type = attn_mask_type
         self.attention_type = attention_type
@@ -97,6 +102,21 @@ class AscendDotProductAttention(MegatronModule):
                 "(decoding with a key/value cache) is not supported yet"
             )
         plan = self.plan(query, key, attention_mask)
+        if not self.training or self.dropout == 0:
+            return self.attend(query, key, value, plan)
+        return self.attend(query, key, value, plan, keep_prob=1 - self.dropout, seed=self._dropout_seed(query))
+
+    def attend(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        plan: AttentionPlan,
+        *,
+        keep_prob: float = 1.0,
+        seed: int = 0,
+    ) -> Tensor:
+        """The operator under a plan that is already made; a dropout mask is the one of `seed`."""
         output: Tensor = flash_attention_score(
             query.flatten(2),
             key.flatten(2),
@@ -106,7 +126,8 @@ class AscendDotProductAttention(MegatronModule):
             atten_mask=plan.atten_mask,
             prefix=None if plan.prefix is None else list(plan.prefix),
             scale=self.scale,
-            keep_prob=self.keep_prob,
+            keep_prob=keep_prob,
+            seed=seed,
             pre_tockens=plan.pre_tockens,
             next_tockens=plan.next_tockens,
             inner_precise=plan.inner_precise,
@@ -126,11 +147,20 @@ class AscendDotProductAttention(MegatronModule):
             window_size=self.window_size,
         )
 
+    def _dropout_seed(self, query: Tensor) -> int:
+        """Drawn where Megatron's own attention draws its mask: each tensor-parallel rank from its own generator.
 
-def _refuse_what_is_missing(config: TransformerConfig, attention_dropout: float | None) -> None:
-    dropout = config.attention_dropout if attention_dropout is None else attention_dropout
+        With sequence parallelism the whole block already runs in that generator (TransformerBlock.forward). Activation
+        recomputation restores the generators, draws the same seed and so meets the same mask.
+        """
+        if self.config.sequence_parallel:
+            return draw_seed(query.device)
+        with get_cuda_rng_tracker().fork():
+            return draw_seed(query.device)
+
+
+def _refuse_what_is_missing(config: TransformerConfig) -> None:
     missing = (
-        (dropout > 0, f"attention_dropout={dropout} (--attention-dropout)", "0"),
         (config.context_parallel_size > 1, f"context_parallel_size={config.context_parallel_size}", "1"),
         (config.softmax_type != "vanilla", f"softmax_type={config.softmax_type!r}", "'vanilla'"),
         (config.qk_clip, "qk_clip=True", "False"),

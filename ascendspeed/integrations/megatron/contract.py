@@ -9,8 +9,10 @@ without complaint; here it does not start.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -18,13 +20,14 @@ from torch import Tensor
 
 from ascendspeed.integrations.megatron.attention import AscendDotProductAttention
 from ascendspeed.integrations.megatron.masks import MAPPING, MappingRow
-from ascendspeed.ops import active_isa, reference
+from ascendspeed.ops import active_isa, dropout_gen_mask, reference
 
 __all__ = ["AttentionContractError", "excluded_by_megatron", "report_attention_contract"]
 
 LENGTH = 40
 BATCH = 3
 MOST_SCORES = 2**20  # per head; a window too wide for a case of this size is checked inside its edges only
+SEED = 20260  # of the case with dropout
 EPS32 = torch.finfo(torch.float32).eps
 
 
@@ -134,7 +137,7 @@ def _describe(attention: AscendDotProductAttention, row: MappingRow, device: tor
         f" | layout {attention.layout} sparse_mode {plan.sparse_mode}"
         f" atten_mask {'none' if plan.atten_mask is None else list(plan.atten_mask.shape[-2:])}"
         f" pre_tockens {plan.pre_tockens} next_tockens {plan.next_tockens}"
-        f" | scale {attention.scale:.6g} keep_prob {attention.keep_prob}"
+        f" | scale {attention.scale:.6g} keep_prob {1 - attention.dropout:.6g}"
         f" | heads {attention.heads.head_num} groups {attention.heads.query_groups} of {attention.head_size}"
         f" | {str(_dtype(attention)).removeprefix('torch.')} on {backend}"
     )
@@ -163,7 +166,10 @@ def _cases(attention: AscendDotProductAttention, row: MappingRow, device: torch.
         )
     )
     mask = None if mask is None else mask.to(device)
-    yield "random", _Case(on_device(query), on_device(key), on_device(value), mask)
+    random = _Case(on_device(query), on_device(key), on_device(value), mask)
+    yield "random", random
+    if attention.dropout > 0:
+        yield "dropout", random
     edges = torch.arange(key_length)
     for keys in (edges if key_length <= 128 else torch.cat([edges[:48], edges[-48:]])).split(size):
         unit = torch.zeros_like(value)
@@ -195,37 +201,55 @@ def _sample_mask(row: MappingRow, query_length: int, key_length: int, generator:
 
 def _check(attention: AscendDotProductAttention, row: MappingRow, device: torch.device) -> tuple[str, bool]:
     """The largest error in units of its tolerance over all cases, in words, and whether it is too large."""
+    training = attention.training
+    attention.eval()  # dropout has a case of its own, under a seed that the reference knows too
+    try:
+        worst_forward, worst_backward = _worst_errors(attention, row, device)
+    finally:
+        attention.train(training)
+    verdict = f"error / tolerance: forward {worst_forward:.2g}, backward {worst_backward:.2g}"
+    return verdict, not (worst_forward <= 1.0 and worst_backward <= 1.0)
+
+
+def _worst_errors(attention: AscendDotProductAttention, row: MappingRow, device: torch.device) -> tuple[float, float]:
     config = attention.config
     scale = config.kv_channels**-0.5 if config.softmax_scale is None else config.softmax_scale  # not the layer's word
     worst_forward = worst_backward = 0.0
     for name, case in _cases(attention, row, device):
         # the leaves are copies: a case must not be changed by its own check
         query, key, value = (t.detach().clone().requires_grad_() for t in (case.query, case.key, case.value))
-        with torch.enable_grad():
-            output = attention(query, key, value, case.attention_mask)
         n, d, batch = attention.heads.head_num, attention.head_size, query.shape[1]
+        dropped: dict[str, Any] = {}
+        with torch.enable_grad():
+            if name == "dropout":
+                plan, keep_prob = attention.plan(query, key, case.attention_mask), 1 - attention.dropout
+                output = attention.attend(query, key, value, plan, keep_prob=keep_prob, seed=SEED)
+                sizes = (batch, n, query.shape[0], key.shape[0])
+                bits = dropout_gen_mask(query, math.prod(sizes), keep_prob, SEED).cpu()
+                dropped = {"keep": reference.kept(bits, *sizes), "keep_prob": keep_prob}
+            else:
+                output = attention(query, key, value, case.attention_mask)
         got = output.detach().unflatten(2, (n, d)).permute(1, 2, 0, 3).cpu().double()
         q, k, v = (t.detach().cpu().permute(1, 2, 0, 3) for t in (query, key, value))
         mask = excluded_by_megatron(
             row.kind, case.attention_mask, attention.window_size, query.shape[0], key.shape[0]
         ).expand(batch, n, query.shape[0], key.shape[0])
-        expected = reference.attention(q, k, v, scale=scale, mask=mask).attention_out
+        expected = reference.attention(q, k, v, scale=scale, mask=mask, **dropped).attention_out
         tolerance = _tolerance(q, k, scale, query.dtype)
         # element by element: what rounding of probabilities and output can move; exactly 0 where nothing is seen
-        bound = tolerance * reference.attention(q, k, v.abs(), scale=scale, mask=mask).attention_out
+        bound = tolerance * reference.attention(q, k, v.abs(), scale=scale, mask=mask, **dropped).attention_out
         error = (got - expected).abs()
         worst_forward = max(worst_forward, _ratio(error, bound))
-        if name == "random":
+        if name != "probe":
             output_grad = torch.randn(output.shape, generator=torch.Generator().manual_seed(1)).to(output)
             output.backward(output_grad)
             dy = output_grad.unflatten(2, (n, d)).permute(1, 2, 0, 3).cpu()
-            gradients = reference.attention_grad(q, k, v, dy, scale=scale, mask=mask)
+            gradients = reference.attention_grad(q, k, v, dy, scale=scale, mask=mask, **dropped)
             for leaf, want in zip((query, key, value), gradients, strict=True):
                 assert leaf.grad is not None
                 off_by = (leaf.grad.permute(1, 2, 0, 3).cpu().double() - want).abs().max()
                 worst_backward = max(worst_backward, float(off_by / (2 * tolerance * want.abs().max())))
-    verdict = f"error / tolerance: forward {worst_forward:.2g}, backward {worst_backward:.2g}"
-    return verdict, not (worst_forward <= 1.0 and worst_backward <= 1.0)
+    return worst_forward, worst_backward
 
 
 def _tolerance(query: Tensor, key: Tensor, scale: float, dtype: torch.dtype) -> float:

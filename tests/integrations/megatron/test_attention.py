@@ -34,7 +34,6 @@ def inputs(heads=HEADS):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"attention_dropout": 0.1}, r"attention_dropout=0\.1 \(--attention-dropout\) is not supported yet"),
         ({"context_parallel_size": 2}, "context_parallel_size=2 is not supported yet"),
         ({"softmax_type": "off-by-one"}, "softmax_type='off-by-one' is not supported yet"),
         ({"softmax_type": "learnable"}, "softmax_type='learnable' is not supported yet"),
@@ -47,10 +46,23 @@ def test_what_is_missing_is_refused_when_the_model_is_built(fields, message):
         attention(fields=fields)
 
 
-def test_the_dropout_argument_counts_as_the_config_does():
-    with pytest.raises(NotImplementedError, match=r"attention_dropout=0\.2"):
-        attention(attention_dropout=0.2)
-    attention(fields={"attention_dropout": 0.1}, attention_dropout=0.0)
+def test_the_dropout_argument_counts_before_the_config():
+    assert attention(fields={"attention_dropout": 0.1}).dropout == 0.1
+    assert attention(fields={"attention_dropout": 0.1}, attention_dropout=0.0).dropout == 0.0
+
+
+@pytest.mark.parametrize("dropout", [-0.1, 1.0, 1.5])
+def test_a_dropout_that_is_no_probability_is_refused(dropout):
+    with pytest.raises(ValueError, match=rf"attention_dropout={dropout} \(--attention-dropout\) is outside"):
+        attention(attention_dropout=dropout)
+
+
+def test_dropout_acts_in_training_only():
+    module = attention(fields={"sequence_parallel": True, "tensor_model_parallel_size": 2, "attention_dropout": 0.5})
+    plain = attention()
+    expected = plain(*inputs(), None)
+    assert not torch.equal(module(*inputs(), None), expected)
+    assert torch.equal(module.eval()(*inputs(), None), expected)
 
 
 @pytest.mark.parametrize(

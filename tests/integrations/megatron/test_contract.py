@@ -15,6 +15,7 @@ WINDOWED = {"window_size": (4, 0)}
 LAYERS = [
     ("causal", {}),
     ("causal", {"bf16": True}),
+    ("causal", {"attention_dropout": 0.1}),
     ("causal", WINDOWED),
     ("causal", {"window_size": (3000, 0), "bf16": True}),
     ("causal", {"window_size": (10**6, 0)}),
@@ -125,8 +126,9 @@ SAID = [
         {},
         ["layers 1-2", "mask causal with attention_mask None", "layout SBH sparse_mode 2", "scale 0.353553"],
     ),
-    ("causal", {}, ["keep_prob 1.0", "heads 2 groups 1 of 8", "float32 on cpu/"]),
+    ("causal", {}, ["keep_prob 1 ", "heads 2 groups 1 of 8", "float32 on cpu/"]),
     ("causal", {"bf16": True}, ["bfloat16"]),
+    ("causal", {"attention_dropout": 0.1}, ["keep_prob 0.9"]),
     ("causal", WINDOWED, ["window (4, 0)", "sparse_mode 4", "pre_tockens 4 next_tockens 0"]),
     ("causal", {"window_size": (10**6, 0)}, ["window (1000000, 0) (too wide for the check to reach its edges)"]),
     ("causal_bottom_right", {}, ["sparse_mode 3"]),
