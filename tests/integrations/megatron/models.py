@@ -5,6 +5,7 @@ number of ranks; gradients are those Megatron's own DDP and finalize_model_grads
 """
 
 import zlib
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import torch
@@ -13,8 +14,9 @@ from megatron.core import parallel_state
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig, finalize_model_grads
 from megatron.core.models.gpt import GPTModel
 from megatron.core.pipeline_parallel import get_forward_backward_func
-from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
+from megatron.core.tensor_parallel.random import get_cuda_rng_tracker, model_parallel_cuda_manual_seed
 from megatron.core.transformer.dot_product_attention import DotProductAttention
+from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.module import Float16Module
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
@@ -23,7 +25,7 @@ from ascendspeed import device as devices
 from ascendspeed.device import cuda_shim
 from ascendspeed.integrations.megatron import AscendDotProductAttention, get_gpt_layer_spec
 
-__all__ = ["LENGTH", "Case", "Step", "one_step", "step_of_each"]
+__all__ = ["LENGTH", "Case", "Step", "draw_seeds", "one_step", "step_of_each"]
 
 LAYERS, HIDDEN, VOCAB, LENGTH, BATCH, MICROBATCHES = 2, 64, 96, 24, 2, 2
 PREFIXES = ([5, 17], [0, 24])  # per micro-batch: in the middle, nothing, everything
@@ -41,6 +43,7 @@ class Case:
     sequence_parallel: bool = False
     normalization: str = "LayerNorm"
     recompute: str | None = None  # "full" or "selective"
+    dropout: float = 0.0  # of the attention
 
     def on(self, ranks: int, sequence_parallel: bool = False) -> "Case":
         return replace(self, ranks=ranks, sequence_parallel=sequence_parallel)
@@ -57,14 +60,31 @@ class Step:
 
 def step_of_each(cases: list[Case]) -> list[Step]:
     """On every rank of a gloo world: one step of each case. All cases have as many ranks as the world."""
+    _initialize()
+    return [one_step(case) for case in cases]
+
+
+def draw_seeds(sequence_parallel: tuple[bool, ...]) -> list[int]:
+    """On every rank: the dropout seed its core attention draws in a block with and without sequence parallelism."""
+    _initialize()
+    seeds = []
+    for parallel in sequence_parallel:
+        model_parallel_cuda_manual_seed(1)
+        config = _config(Case(ranks=dist.get_world_size(), sequence_parallel=parallel, dropout=0.3))
+        attention = AscendDotProductAttention(config, 1, AttnMaskType.causal, "self")
+        with get_cuda_rng_tracker().fork() if parallel else nullcontext():  # as TransformerBlock.forward does
+            seeds.append(attention._dropout_seed(torch.empty(0)))
+    return seeds
+
+
+def _initialize() -> None:
     cuda_shim.install(devices.select("cpu"))
     parallel_state.initialize_model_parallel(tensor_model_parallel_size=dist.get_world_size())
-    model_parallel_cuda_manual_seed(1)
-    return [one_step(case) for case in cases]
 
 
 def one_step(case: Case) -> Step:
     """Forward and backward of the micro-batches through Megatron's schedule."""
+    model_parallel_cuda_manual_seed(1)  # the generators of every case begin alike
     config = _config(case)
     core_attention = AscendDotProductAttention if case.ours else DotProductAttention
     gpt = GPTModel(
@@ -105,7 +125,7 @@ def _config(case: Case) -> TransformerConfig:
         sequence_parallel=case.sequence_parallel,
         params_dtype=case.dtype,
         bf16=case.dtype == torch.bfloat16,
-        attention_dropout=0.0,
+        attention_dropout=case.dropout,
         hidden_dropout=0.0,
         masked_softmax_fusion=False,
         attention_softmax_in_fp32=True,

@@ -11,12 +11,13 @@ weights than 1.5 times what Megatron's attention in bfloat16 is.
 """
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
-from tests.integrations.megatron.models import Case, Step, step_of_each
+from tests.integrations.megatron.models import Case, Step, draw_seeds, step_of_each
 from tests.support.ranks import run_ranks
 
 pytestmark = pytest.mark.distributed
@@ -26,7 +27,12 @@ MODELS = [
     Case(mask=mask, groups=groups, dtype=dtype, normalization="RMSNorm" if groups == 2 else "LayerNorm")
     for mask, groups, dtype in itertools.product(("causal", "prefix"), (4, 2, 1), TOLERANCE)
 ]
-RECOMPUTED = [Case("prefix", 2, ranks=2, sequence_parallel=True, recompute=how) for how in (None, "full", "selective")]
+STORED = [
+    Case("prefix", 2, ranks=2, sequence_parallel=True),
+    Case("causal", 2, ranks=2, sequence_parallel=True, dropout=0.3, normalization="RMSNorm"),
+    Case("causal", 2, ranks=2, dropout=0.3),
+]
+RECOMPUTED = [replace(case, recompute=how) for case in STORED for how in ("full", "selective")]
 HEADS = {4: "MHA", 2: "GQA 4:2", 1: "GQA 4:1, fewer groups than ranks"}
 
 
@@ -47,7 +53,7 @@ def steps() -> dict[Case, Step]:
     found = {}
     for ranks in (1, 2):
         cases = [case for model in MODELS for case in variants(model, ranks)]
-        cases += [case for case in RECOMPUTED if case.ranks == ranks]
+        cases += [case for case in STORED + RECOMPUTED if case.ranks == ranks]
         results = run_ranks(ranks, step_of_each, cases, timeout=400)
         for case, step, other in zip(cases, results[0], results[-1], strict=True):
             assert step.loss == other.loss
@@ -97,8 +103,21 @@ def test_the_masks_of_the_proof_are_told_apart(steps):
         assert error(steps[prefix].gradients, steps[model].gradients) > 0.3
 
 
-@pytest.mark.parametrize("recomputed", RECOMPUTED[1:], ids=lambda case: case.recompute)
+@pytest.mark.parametrize("recomputed", RECOMPUTED, ids=str)
 def test_recomputation_changes_nothing(recomputed, steps):
-    stored = steps[RECOMPUTED[0]]
+    stored = steps[replace(recomputed, recompute=None)]
     assert steps[recomputed].loss == stored.loss
     assert all(torch.equal(steps[recomputed].gradients[n], stored.gradients[n]) for n in stored.gradients)
+
+
+def test_attention_dropout_changes_the_step(steps):
+    without = steps[Case("causal", 2, normalization="RMSNorm").on(2, sequence_parallel=True)]
+    with_dropout = steps[STORED[1]]
+    assert error(with_dropout.gradients, without.gradients) > 0.1
+
+
+def test_each_tensor_parallel_rank_drops_out_by_its_own_seed():
+    """Alone and under sequence parallelism, where the block has forked the generator already."""
+    seeds = run_ranks(2, draw_seeds, (False, True))
+    for alone, other in zip(*seeds, strict=True):
+        assert alone != other
