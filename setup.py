@@ -25,6 +25,7 @@ SOURCES = [
     "csrc/cpu/flash_backward.cpp",
     "csrc/cpu/flash_forward.cpp",
     "csrc/cpu/microkernel_generic.cpp",
+    "csrc/cpu/pse_backward.cpp",
     "csrc/torch/flash_attention_cpu.cpp",
     "csrc/torch/library.cpp",
     "csrc/torch/schema.cpp",

@@ -86,8 +86,13 @@ def flash_attention_score(
         seed, offset: without drop_mask and with keep_prob < 1, what the mask is generated from, tile by tile and never
             whole: `dropout_gen_mask(query, B*N*Sq*Skv, keep_prob, seed, offset)`. If both are 0, a seed is drawn from
             the default generator of query's device. The backward uses the same mask.
-        pse, sink, q_start_idx, kv_start_idx, TND with actual_seq_qlen and actual_seq_kvlen:
-            not implemented yet; anything but the default raises NotImplementedError.
+        pse: pse_type 1 (inside the scale) and 0 (outside): [B or 1, N, Sq or 1, Skv] of query's dtype, added to the
+            scores; differentiable. 1024 rows stand for more under a causal mask, see docs/operator.md.
+            pse_type 2 and 3: float32 slopes [N] or [B, N]; slope * distance or slope * sqrt(distance) is subtracted.
+        q_start_idx, kv_start_idx: for pse_type 2 and 3; distance is abs(j + kv_start_idx[0] - i - q_start_idx[0]).
+        sink: float32 [N], one more logit per query head that carries no value; float16 or bfloat16 inputs only;
+            differentiable.
+        actual_seq_qlen, actual_seq_kvlen: for layout TND, which is not implemented yet.
         padding_mask: reserved by CANN, must be None.
         gen_mask_parallel, sync: which stream a device makes its dropout mask on; they never change a number.
 

@@ -17,6 +17,8 @@ __all__ = ["active_isa"]
 _FORWARD = torch.ops.ascendspeed.flash_attention_score.default
 _BACKWARD = torch.ops.ascendspeed.flash_attention_score_grad.default
 _STAT_LANES = 8
+# Where pse and sink are among the arguments after query, key and value.
+_PSE, _SINK = ([p.name for p in _FORWARD._schema.arguments].index(name) - 3 for name in ("pse", "sink"))
 
 
 def active_isa() -> str:
@@ -41,10 +43,16 @@ def _checkable(argument: Any) -> tuple[bool, Any]:
     return None not in sizes, (sizes, argument.dtype, str(argument.device))
 
 
+def _filled(op: torch._ops.OpOverload, given: tuple) -> dict[str, Any]:
+    """A call's arguments by name, those left out filled with the schema's defaults."""
+    parameters = op._schema.arguments
+    defaults = [parameter.default_value for parameter in parameters[len(given) :]]
+    return dict(zip((p.name for p in parameters), (*given, *defaults), strict=True))
+
+
 def _check(op: torch._ops.OpOverload, rule: Any, given: tuple) -> None:
-    """Apply the C++ rules to a call's arguments, those left out filled with the schema's defaults."""
-    defaults = [parameter.default_value for parameter in op._schema.arguments[len(given) :]]
-    checkable = [_checkable(argument) for argument in (*given, *defaults)]
+    """Apply the C++ rules to a call's arguments."""
+    checkable = [_checkable(argument) for argument in _filled(op, given).values()]
     if all(known for known, _ in checkable):
         rule(*(argument for _, argument in checkable))
 
@@ -64,9 +72,17 @@ def _(
 
 
 @torch.library.register_fake("ascendspeed::flash_attention_score_grad")
-def _(query: Tensor, key: Tensor, value: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
-    _check(_BACKWARD, _C.check_backward, (query, key, value, *others))
-    return query.new_empty(query.shape), key.new_empty(key.shape), value.new_empty(value.shape)
+def _(query: Tensor, key: Tensor, value: Tensor, *others: Any) -> tuple[Tensor, ...]:
+    arguments = _filled(_BACKWARD, (query, key, value, *others))
+    _check(_BACKWARD, _C.check_backward, tuple(arguments.values()))
+    pse, sink = arguments["pse"], arguments["sink"]
+    return (
+        query.new_empty(query.shape),
+        key.new_empty(key.shape),
+        value.new_empty(value.shape),
+        query.new_empty(0) if pse is None or not arguments["needs_dpse"] else pse.new_empty(pse.shape),
+        query.new_empty(0 if sink is None else sink.shape, dtype=torch.float32),
+    )
 
 
 @torch.library.register_fake("ascendspeed::dropout_gen_mask")
@@ -80,6 +96,9 @@ def _save(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor, Tensor]) -> Non
     ctx.mark_non_differentiable(softmax_max, softmax_sum)
     ctx.set_materialize_grads(False)
     # Tensors go through save_for_backward, so that autograd notices one that is changed in place meanwhile.
+    ctx.needs_dpse, ctx.needs_dsink = (
+        isinstance(attributes[i], Tensor) and attributes[i].requires_grad for i in (_PSE, _SINK)
+    )
     ctx.is_tensor = [isinstance(a, Tensor) for a in attributes]
     ctx.values = [None if isinstance(a, Tensor) else a for a in attributes]
     tensors = (a for a in attributes if isinstance(a, Tensor))
@@ -87,13 +106,18 @@ def _save(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor, Tensor]) -> Non
 
 
 def _backward(ctx: Any, dy: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
-    gradients: tuple[Tensor | None, ...] = (None, None, None)
+    dq = dk = dv = None
+    others: list[Tensor | None] = [None] * len(ctx.values)
     if dy is not None:
         query, key, value, attention_out, softmax_max, softmax_sum, *tensors = ctx.saved_tensors
         rest = iter(tensors)
         attributes = [next(rest) if tensor else a for tensor, a in zip(ctx.is_tensor, ctx.values, strict=True)]
-        gradients = _BACKWARD(query, key, value, dy, softmax_max, softmax_sum, None, attention_out, *attributes)
-    return *gradients, *[None] * len(ctx.values)
+        dq, dk, dv, dpse, dsink = _BACKWARD(
+            query, key, value, dy, softmax_max, softmax_sum, None, attention_out, *attributes, needs_dpse=ctx.needs_dpse
+        )
+        others[_PSE] = dpse if ctx.needs_dpse else None
+        others[_SINK] = dsink if ctx.needs_dsink else None
+    return dq, dk, dv, *others
 
 
 torch.library.register_autograd("ascendspeed::flash_attention_score", _backward, setup_context=_save)

@@ -113,7 +113,7 @@ def npu_flash_attention_grad(
             f"keep_prob={keep_prob}: npu_flash_attention_grad has no argument for the forward's dropout mask; "
             "differentiate through FlashAttention or flash_attention_score instead"
         )
-    dq, dk, dv = torch.ops.ascendspeed.flash_attention_score_grad(
+    dq, dk, dv, dpse, _ = torch.ops.ascendspeed.flash_attention_score_grad(
         query,
         key,
         value,
@@ -133,8 +133,9 @@ def npu_flash_attention_grad(
         next_tockens=next_tockens,
         gen_mask_parallel=gen_mask_parallel,
         sync=sync,
+        needs_dpse=pse is not None,
     )
-    return [dq, dk, dv, *[None] * 11]
+    return [dq, dk, dv, None, None, dpse if pse is not None else None, *[None] * 8]
 
 
 class FlashAttention(nn.Module):

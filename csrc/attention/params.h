@@ -9,6 +9,7 @@
 #include "attention/dropout.h"
 #include "attention/dtype.h"
 #include "attention/layout.h"
+#include "attention/pse.h"
 #include "attention/sparse.h"
 
 namespace ascendspeed {
@@ -38,6 +39,8 @@ struct AttentionParams {
   float scale = 1.0f;
   Sparsity sparsity;
   MaskView mask;  // only where sparsity.mask_decides()
+  Pse pse;
+  const float* sink = nullptr;  // [N], contiguous: one more logit per query head that carries no value; or nullptr
   Dropout dropout;
   ConstView query, key, value;
 };
@@ -48,11 +51,19 @@ struct ForwardParams : AttentionParams {
   float* softmax_sum = nullptr;  // [B, N, Sq, 8], contiguous
 };
 
+// Where the gradient of a pse tensor goes: contiguous [1 or B, N, 1 or Sq, Skv] of the call's dtype.
+struct PseGradient {
+  void* data = nullptr;  // nullptr: not wanted
+  bool per_batch = false, per_row = false;
+};
+
 struct BackwardParams : AttentionParams {
   ConstView dy, attention_in;
   const float* softmax_max = nullptr;  // [B, N, Sq, 8], contiguous; lane 0 is read
   const float* softmax_sum = nullptr;
   View dq, dk, dv;
+  PseGradient dpse;
+  float* dsink = nullptr;  // [N], contiguous; or nullptr
 };
 
 }  // namespace ascendspeed

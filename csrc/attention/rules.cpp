@@ -3,6 +3,8 @@
 
 #include <cmath>
 
+#include "attention/pse.h"
+
 namespace ascendspeed {
 namespace {
 
@@ -50,14 +52,6 @@ Status check_attributes(const Attributes& a) {
   if (!a.softmax_layout.empty()) {
     return invalid("softmax_layout='" + a.softmax_layout + "': must be empty unless input_layout is TND");
   }
-  return {};
-}
-
-Status check_not_built(const Attributes& a) {
-  if (a.pse) return not_built("pse: the position shift is not implemented yet");
-  if (a.sink) return not_built("sink: attention sinks are not implemented yet");
-  if (a.q_start_idx) return not_built("q_start_idx: belongs to pse_type 2 and 3, which are not implemented yet");
-  if (a.kv_start_idx) return not_built("kv_start_idx: belongs to pse_type 2 and 3, which are not implemented yet");
   return {};
 }
 
@@ -151,6 +145,58 @@ Status check_drop_mask(const Attributes& a, const Geometry& g) {
                  " bytes, a bit for each of B*N*Sq*Skv=" + std::to_string(bits) + " probabilities");
 }
 
+Status check_slopes(const Attributes& a, const Geometry& g) {
+  const TensorInfo& slopes = *a.pse;
+  const std::string type = "pse_type " + std::to_string(a.pse_type);
+  if (slopes.dtype != DType::kFloat32) return invalid(of("pse", slopes) + ": " + type + " takes float32 slopes");
+  const bool accepted =
+      slopes.sizes == std::vector<int64_t>{g.heads} || slopes.sizes == std::vector<int64_t>{g.batch, g.heads};
+  if (!accepted) {
+    return invalid(of("pse", slopes) + ": " + type + " takes slopes [" + std::to_string(g.heads) + "] or [" +
+                   std::to_string(g.batch) + ", " + std::to_string(g.heads) + "]");
+  }
+  if (g.q_len != g.kv_len) {
+    return invalid("pse: " + type + " needs as many query rows as keys, here Sq=" + std::to_string(g.q_len) +
+                   ", Skv=" + std::to_string(g.kv_len));
+  }
+  return {};
+}
+
+Status check_pse(const Attributes& a, const TensorInfo& query, const Geometry& g) {
+  if (!a.pse) return {};  // pse_type other than 1 was refused with the attributes
+  if (is_generated(a.pse_type)) return check_slopes(a, g);
+  const TensorInfo& pse = *a.pse;
+  const std::string name = of("pse", pse);
+  if (pse.dtype != query.dtype) return invalid(name + ": dtype differs from " + query.dtype_name + " of query");
+  const auto& s = pse.sizes;
+  const bool accepted = s.size() == 4 && (s[0] == 1 || s[0] == g.batch) && s[1] == g.heads && s[3] == g.kv_len &&
+                        (s[2] == g.q_len || s[2] == 1 || s[2] == kPseCompressedRows);
+  if (!accepted) {
+    return invalid(name + ": expected [1 or " + std::to_string(g.batch) + ", " + std::to_string(g.heads) +
+                   ", 1 or 1024 or " + std::to_string(g.q_len) + ", " + std::to_string(g.kv_len) + "]");
+  }
+  if (s[2] == g.q_len || s[2] == 1) return {};
+  if (g.q_len < kPseCompressedRows || g.q_len != g.kv_len) {
+    return invalid(name + ": 1024 rows stand for more than 1024 query rows and as many keys, here Sq=" +
+                   std::to_string(g.q_len) + ", Skv=" + std::to_string(g.kv_len));
+  }
+  const bool causal = a.atten_mask && (a.sparse_mode == kDefaultMask || a.sparse_mode == kLeftUpCausal ||
+                                       a.sparse_mode == kRightDownCausal);
+  if (!causal) return invalid(name + ": 1024 rows need a causal atten_mask with sparse_mode 0, 2 or 3");
+  return {};
+}
+
+Status check_sink(const Attributes& a, const TensorInfo& query, const Geometry& g) {
+  if (!a.sink || a.sink->sizes == std::vector<int64_t>{0}) return {};  // empty counts as absent
+  const TensorInfo& sink = *a.sink;
+  if (sink.dtype != DType::kFloat32) return invalid(of("sink", sink) + ": expected float32");
+  if (sink.sizes != std::vector<int64_t>{g.heads}) {
+    return invalid(of("sink", sink) + ": expected one logit per query head, [" + std::to_string(g.heads) + "]");
+  }
+  if (query.dtype == DType::kFloat32) return invalid("sink: query is float32, sinks need float16 or bfloat16");
+  return {};
+}
+
 Status check_stats(const char* name, const OptionalTensor& stats, const Geometry& g) {
   if (!stats) return null_pointer(std::string(name) + " is None, the backward needs the forward's");
   const std::vector<int64_t> expected = {g.batch, g.heads, g.q_len, 8};
@@ -182,7 +228,8 @@ Status check_common(const TensorInfo& query, const TensorInfo& key, const Tensor
   if (Status s = check_attributes(a); !s.ok()) return s;
   if (Status s = check_mask(a, resolved->geometry); !s.ok()) return s;
   if (Status s = check_drop_mask(a, resolved->geometry); !s.ok()) return s;
-  return check_not_built(a);
+  if (Status s = check_pse(a, query, resolved->geometry); !s.ok()) return s;
+  return check_sink(a, query, resolved->geometry);
 }
 
 }  // namespace

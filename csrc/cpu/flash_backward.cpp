@@ -6,11 +6,12 @@
 #include "cpu/flash_backward.h"
 
 #include <atomic>
+#include <cmath>
 #include <new>
 #include <thread>
 
-#include "cpu/microkernel.h"
-#include "cpu/tiles.h"
+#include "cpu/backward_tile.h"
+#include "cpu/pse_backward.h"
 
 namespace ascendspeed::cpu {
 namespace {
@@ -30,28 +31,6 @@ Interval key_blocks(const BackwardParams& p, int64_t b, int64_t row, int64_t row
   return {keys.begin / kKeyBlock, ceil_div(keys.end, kKeyBlock)};
 }
 
-// One thread's tiles.
-struct Workspace {
-  Workspace(const Geometry& g, Scratch& scratch)
-      : query_ld(leading(g.qk_dim)),
-        value_ld(leading(g.v_dim)),
-        key_transposed(scratch.take<float>(g.qk_dim * kKeyLeading)),
-        value_transposed(scratch.take<float>(g.v_dim * kKeyLeading)),
-        key(scratch.take<float>(int64_t{kKeyBlock} * query_ld)),
-        dk(scratch.take<float>(int64_t{kKeyBlock} * query_ld)),
-        dv(scratch.take<float>(int64_t{kKeyBlock} * value_ld)),
-        query(scratch.take<float>(int64_t{kRowBlock} * query_ld)),
-        dy(scratch.take<float>(int64_t{kRowBlock} * value_ld)),
-        scores(scratch.take<float>(int64_t{kRowBlock} * kKeyLeading)),
-        dp(scratch.take<float>(int64_t{kRowBlock} * kKeyLeading)),
-        mask(scratch.take<uint8_t>(int64_t{kRowBlock} * kKeyLeading)),
-        keep(scratch.take<uint8_t>(int64_t{kRowBlock} * kKeyLeading)) {}
-
-  int query_ld, value_ld;
-  float *key_transposed, *value_transposed, *key, *dk, *dv, *query, *dy, *scores, *dp;
-  uint8_t *mask, *keep;
-};
-
 // What threads share. dq is float32 for the few key/value heads in work at a time: a slot is reused when all key
 // blocks of the head that had it are done.
 struct Shared {
@@ -63,62 +42,73 @@ struct Shared {
         dq_tile(int64_t{kRowBlock} * leading(p.geometry.qk_dim)),
         dq(scratch.take<float>(slots * p.geometry.group() * row_blocks * dq_tile)),
         delta(scratch.take<float>(p.geometry.batch * p.geometry.heads * p.geometry.q_len)),
+        dsink(scratch.take<float>(p.sink == nullptr ? 0 : p.geometry.batch * p.geometry.heads * row_blocks)),
         turns(scratch.take<Counter>(kv_heads * p.geometry.group() * row_blocks)),
         blocks_done(scratch.take<Counter>(kv_heads)) {}
+
+  static int64_t bytes(const BackwardParams& p, int threads) {
+    Scratch counter(nullptr);
+    Shared shared(p, threads, counter);
+    return counter.used();
+  }
 
   int64_t row_blocks, kv_blocks, kv_heads, slots, dq_tile;
   float* dq;       // [slots][group][row_blocks][kRowBlock x leading(D)]
   float* delta;    // [B, N, Sq]: sum over Dv of dy * attention_in
+  float* dsink;    // [B, N, row_blocks]: shares of the gradient of the sinks
   Counter* turns;  // [B, N, row_blocks]: the key block whose share of dq comes next
   Counter* blocks_done;
 };
 
-int64_t workspace_bytes(const Geometry& g) {
-  Scratch counter(nullptr);
-  Workspace workspace(g, counter);
-  return counter.used();
-}
-
-int64_t shared_bytes(const BackwardParams& p, int threads) {
-  Scratch counter(nullptr);
-  Shared shared(p, threads, counter);
-  return counter.used();
-}
-
-class Backward {
+class Backward : public BackwardTile {
  public:
-  Backward(const BackwardParams& params, const Shared& shared)
-      : p(params), g(params.geometry), kernel(active_microkernel()), s(shared) {}
+  Backward(const BackwardParams& params, const Shared& shared) : BackwardTile(params, shared.delta), s(shared) {}
 
-  // Turn counters, delta, and zeros for rows that see no key. One row block of one query head.
-  void prepare_rows(const Workspace& w, int64_t task) const {
+  // Turn counters, delta, sinks, and zeros for rows that see no key. One row block of one query head.
+  void prepare_rows(const BackwardWorkspace& w, int64_t task) const {
     const int64_t b = task / s.row_blocks / g.heads, head = task / s.row_blocks % g.heads;
     const int64_t row = task % s.row_blocks * kRowBlock;
     const int rows = rows_at(row);
     const Interval blocks = key_blocks(p, b, row, rows);
     new (&s.turns[task]) Counter(static_cast<int32_t>(blocks.begin));
-    float* delta = s.delta + (b * g.heads + head) * g.q_len + row;
+    const int64_t first = (b * g.heads + head) * g.q_len + row;
     load(p.dy, b, head, row, rows, g.v_dim, w.dy, w.value_ld);
     load(p.attention_in, b, head, row, rows, g.v_dim, w.dv, w.value_ld);  // dv is not in use yet
+    float dsink = 0.0f;
     for (int r = 0; r < rows; ++r) {
-      delta[r] = kernel.dot(padded(g.v_dim), w.dy + int64_t{r} * w.value_ld, w.dv + int64_t{r} * w.value_ld);
+      const float delta = kernel.dot(padded(g.v_dim), w.dy + int64_t{r} * w.value_ld, w.dv + int64_t{r} * w.value_ld);
+      s.delta[first + r] = delta;
+      if (p.sink == nullptr) continue;
+      const float max = p.softmax_max[(first + r) * kStatLanes], sum = p.softmax_sum[(first + r) * kStatLanes];
+      dsink -= std::exp(p.sink[head] - max) / sum * delta;
     }
+    if (p.sink != nullptr) s.dsink[task] = dsink;
     if (blocks.empty()) {
       std::fill_n(w.query, int64_t{rows} * w.query_ld, 0.0f);
       store(w.query, w.query_ld, rows, g.qk_dim, p.dq, b, head, row);
     }
   }
 
+  // The shares of each head's sink, batch elements and then row blocks in ascending order.
+  void sum_sinks() const {
+    for (int64_t head = 0; head < g.heads; ++head) {
+      float sum = 0.0f;
+      for (int64_t b = 0; b < g.batch; ++b) {
+        for (int64_t i = 0; i < s.row_blocks; ++i) sum += s.dsink[(b * g.heads + head) * s.row_blocks + i];
+      }
+      p.dsink[head] = sum;
+    }
+  }
+
   // dk and dv of one block of keys, and its share of dq.
-  void key_block(const Workspace& w, int64_t kv_head_index, int64_t block) const {
+  void key_block(const BackwardWorkspace& w, int64_t kv_head_index, int64_t block) const {
     const int64_t b = kv_head_index / g.kv_heads, kv_head = kv_head_index % g.kv_heads;
     const int64_t key = block * kKeyBlock;
-    const int keys = static_cast<int>(std::min<int64_t>(kKeyBlock, g.kv_len - key));
+    const int keys = keys_at(key);
     if (kv_head_index >= s.slots) {
       wait_for(s.blocks_done[kv_head_index - s.slots], static_cast<int32_t>(s.kv_blocks));
     }
-    load_transposed(p.key, b, kv_head, key, keys, g.qk_dim, w.key_transposed);
-    load_transposed(p.value, b, kv_head, key, keys, g.v_dim, w.value_transposed);
+    load_keys(w, b, kv_head, key);
     load(p.key, b, kv_head, key, keys, g.qk_dim, w.key, w.query_ld);
     std::fill_n(w.dk, int64_t{keys} * w.query_ld, 0.0f);
     std::fill_n(w.dv, int64_t{keys} * w.value_ld, 0.0f);
@@ -139,8 +129,8 @@ class Backward {
   }
 
  private:
-  void row_tile(const Workspace& w, const Tile& tile, const Interval& blocks, int32_t block, float* dq) const {
-    const bool visible = gradients_of_scores(w, tile);
+  void row_tile(const BackwardWorkspace& w, const Tile& tile, const Interval& blocks, int32_t block, float* dq) const {
+    const bool visible = gradients(w, tile, p.scale);
     if (visible) {
       // dv += P^T dy and dk += dS^T q: the transpose is only a matter of strides.
       kernel.matmul(tile.keys, padded(g.v_dim), tile.rows, w.scores, 1, kKeyLeading, w.dy, w.value_ld, w.dv, w.value_ld,
@@ -161,65 +151,13 @@ class Backward {
     turn.store(block + 1, std::memory_order_release);
   }
 
-  void drop(const Workspace& w, int row, int columns, float* tile) const {
-    kernel.drop_row(columns, p.dropout.keep_factor, w.keep + row * kKeyLeading, tile + row * kKeyLeading);
-  }
-
-  // Loads query and dy of the tile; leaves P, dropped out as the output saw it, in w.scores and dS in w.dp. False when
-  // the mask excludes all of it.
-  bool gradients_of_scores(const Workspace& w, const Tile& tile) const {
-    const uint8_t* mask = nullptr;
-    if (p.mask.data != nullptr) {
-      if (!load_mask(p.mask, tile, w.mask)) return false;
-      mask = w.mask;
-    }
-    load(p.query, tile.b, tile.head, tile.row, tile.rows, g.qk_dim, w.query, w.query_ld);
-    load(p.dy, tile.b, tile.head, tile.row, tile.rows, g.v_dim, w.dy, w.value_ld);
-    const int columns = padded(tile.keys);
-    kernel.matmul(tile.rows, columns, static_cast<int>(g.qk_dim), w.query, w.query_ld, 1, w.key_transposed, kKeyLeading,
-                  w.scores, kKeyLeading, false);
-    kernel.matmul(tile.rows, columns, static_cast<int>(g.v_dim), w.dy, w.value_ld, 1, w.value_transposed, kKeyLeading,
-                  w.dp, kKeyLeading, false);
-    if (p.dropout.active) load_keep(p, kernel, tile, w.keep);
-    const int64_t first = (tile.b * g.heads + tile.head) * g.q_len + tile.row;
-    for (int r = 0; r < tile.rows; ++r) {
-      if (p.dropout.active) drop(w, r, columns, w.dp);
-      kernel.softmax_grad_row(columns, p.scale, row_visibility(p, tile, r, mask),
-                              p.softmax_max[(first + r) * kStatLanes], 1.0f / p.softmax_sum[(first + r) * kStatLanes],
-                              s.delta[first + r], w.scores + r * kKeyLeading, w.dp + r * kKeyLeading);
-      if (p.dropout.active) drop(w, r, columns, w.scores);
-    }
-    return true;
-  }
-
-  int rows_at(int64_t row) const { return static_cast<int>(std::min<int64_t>(kRowBlock, g.q_len - row)); }
-
-  void load(const ConstView& view, int64_t b, int64_t head, int64_t position, int rows, int64_t columns, float* tile,
-            int ld) const {
-    kernel.load_rows(p.dtype, at(p.dtype, view, b, head, position), view.strides.position, view.strides.dim, rows,
-                     static_cast<int>(columns), tile, ld);
-  }
-  void load_transposed(const ConstView& view, int64_t b, int64_t head, int64_t position, int rows, int64_t columns,
-                       float* tile) const {
-    kernel.load_transposed(p.dtype, at(p.dtype, view, b, head, position), view.strides.position, view.strides.dim, rows,
-                           static_cast<int>(columns), tile, kKeyLeading);
-  }
-  void store(const float* tile, int ld, int rows, int64_t columns, const View& view, int64_t b, int64_t head,
-             int64_t position) const {
-    kernel.store_rows(p.dtype, tile, ld, rows, static_cast<int>(columns), nullptr, at(p.dtype, view, b, head, position),
-                      view.strides.position, view.strides.dim);
-  }
-
-  const BackwardParams& p;
-  const Geometry& g;
-  const Microkernel& kernel;
   const Shared& s;
 };
 
 }  // namespace
 
 int64_t backward_scratch_bytes(const BackwardParams& p, int threads) {
-  return shared_bytes(p, threads) + threads * workspace_bytes(p.geometry);
+  return Shared::bytes(p, threads) + threads * BackwardWorkspace::bytes(p.geometry);
 }
 
 void flash_backward(const BackwardParams& p, const Parallel& parallel, void* scratch) {
@@ -227,20 +165,23 @@ void flash_backward(const BackwardParams& p, const Parallel& parallel, void* scr
   const Shared shared(p, parallel.threads, shared_scratch);
   for (int64_t i = 0; i < shared.kv_heads; ++i) new (&shared.blocks_done[i]) Counter(0);
   const Backward backward(p, shared);
-  const int64_t bytes = workspace_bytes(p.geometry);
+  char* workspaces = static_cast<char*>(scratch) + shared_scratch.used();
+  const int64_t bytes = BackwardWorkspace::bytes(p.geometry);
   const auto for_each = [&](int64_t tasks, auto&& body) {
     std::atomic<int64_t> next{0};
     run_parallel(parallel, [&](int thread) {
-      Scratch mine(static_cast<char*>(scratch) + shared_scratch.used() + thread * bytes);
-      const Workspace workspace(p.geometry, mine);
+      Scratch mine(workspaces + thread * bytes);
+      const BackwardWorkspace workspace(p.geometry, mine);
       for (int64_t task = next++; task < tasks; task = next++) body(workspace, task);
     });
   };
   for_each(p.geometry.batch * p.geometry.heads * shared.row_blocks,
-           [&](const Workspace& w, int64_t task) { backward.prepare_rows(w, task); });
-  for_each(shared.kv_heads * shared.kv_blocks, [&](const Workspace& w, int64_t task) {
+           [&](const BackwardWorkspace& w, int64_t task) { backward.prepare_rows(w, task); });
+  if (p.dsink != nullptr) backward.sum_sinks();
+  for_each(shared.kv_heads * shared.kv_blocks, [&](const BackwardWorkspace& w, int64_t task) {
     backward.key_block(w, task / shared.kv_blocks, task % shared.kv_blocks);
   });
+  if (p.dpse.data != nullptr) pse_backward(backward, parallel, workspaces);
 }
 
 }  // namespace ascendspeed::cpu

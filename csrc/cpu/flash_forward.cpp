@@ -32,13 +32,14 @@ struct Workspace {
         key_transposed(scratch.take<float>(g.qk_dim * kKeyLeading)),
         value(scratch.take<float>(int64_t{kKeyBlock} * value_ld)),
         scores(scratch.take<float>(int64_t{kRowBlock} * kKeyLeading)),
+        shift(scratch.take<float>(int64_t{kRowBlock} * kKeyLeading)),
         stats(scratch.take<RowStats>(int64_t{blocks} * kRowBlock)),
         factors(scratch.take<float>(int64_t{blocks} * kRowBlock)),
         mask(scratch.take<uint8_t>(int64_t{kRowBlock} * kKeyLeading)),
         keep(scratch.take<uint8_t>(int64_t{kRowBlock} * kKeyLeading)) {}
 
   int query_ld, value_ld;
-  float *query, *out, *key_transposed, *value, *scores;
+  float *query, *out, *key_transposed, *value, *scores, *shift;
   RowStats* stats;
   float* factors;
   uint8_t *mask, *keep;
@@ -63,9 +64,10 @@ void attend(const ForwardParams& p, const Microkernel& kernel, const Workspace& 
   const int columns = padded(tile.keys);
   kernel.matmul(tile.rows, columns, static_cast<int>(g.qk_dim), w.query + int64_t{first} * w.query_ld, w.query_ld, 1,
                 w.key_transposed, kKeyLeading, w.scores, kKeyLeading, false);
+  const float scale = add_pse(p, kernel, tile, w.scores, w.shift);
   if (p.dropout.active) load_keep(p, kernel, tile, w.keep);
   for (int r = 0; r < tile.rows; ++r) {
-    const float rescale = kernel.softmax_row(columns, p.scale, row_visibility(p, tile, r, mask),
+    const float rescale = kernel.softmax_row(columns, scale, row_visibility(p, tile, r, mask),
                                              w.scores + r * kKeyLeading, &w.stats[first + r]);
     // After the row sum: dropout does not change the normalisation.
     if (p.dropout.active) {
@@ -100,7 +102,8 @@ void forward_rows(const ForwardParams& p, const Microkernel& kernel, const Works
   kernel.load_rows(p.dtype, at(p.dtype, p.query, b, head, row), p.query.strides.position, p.query.strides.dim, rows,
                    static_cast<int>(g.qk_dim), w.query, w.query_ld);
   std::fill_n(w.out, int64_t{rows} * w.value_ld, 0.0f);
-  std::fill_n(w.stats, rows, RowStats{-__builtin_inff(), 0.0f});
+  // A sink is one more score, with weight and without value: every row starts from it.
+  std::fill_n(w.stats, rows, p.sink == nullptr ? RowStats{-__builtin_inff(), 0.0f} : RowStats{p.sink[head], 1.0f});
 
   const Interval all = visible_keys_of_rows(p.sparsity, g, b, row, row + rows);
   for (int64_t key = all.begin / kKeyBlock * kKeyBlock; key < all.end; key += kKeyBlock) {

@@ -47,9 +47,14 @@ struct Microkernel {
   float (*softmax_row)(int columns, float scale, RowVisibility visible, float* scores, RowStats* stats);
 
   // One tile row of the backward: scores become P = exp(scale * score - max) * inverse_sum and dp becomes
-  // dS = scale * P * (dp - delta); both are 0 where not visible.
-  void (*softmax_grad_row)(int columns, float scale, RowVisibility visible, float max, float inverse_sum, float delta,
-                           float* scores, float* dp);
+  // grad_scale * P * (dp - delta); both are 0 where not visible.
+  void (*softmax_grad_row)(int columns, float scale, float grad_scale, RowVisibility visible, float max,
+                           float inverse_sum, float delta, float* scores, float* dp);
+
+  // row[c] = factor * row[c] + shift[c]; columns is padded.
+  void (*add_row)(int columns, float factor, const float* shift, float* row);
+  // row[c] = factor * |first + c|, or factor * sqrt(|first + c|); columns is padded.
+  void (*distance_row)(int columns, float factor, int64_t first, bool root, float* row);
 
   // row[c] *= keep[c] ? factor : 0; columns is padded and so is keep.
   void (*drop_row)(int columns, float factor, const uint8_t* keep, float* row);

@@ -140,11 +140,11 @@ float softmax_row(int columns, float scale, RowVisibility visible, float* scores
 }
 
 template <bool Whole>
-void softmax_grad_row_as(int columns, float scale, const RowVisibility& visible, float max, float inverse_sum,
-                         float delta, float* scores, float* dp) {
+void softmax_grad_row_as(int columns, float scale, float grad_scale, const RowVisibility& visible, float max,
+                         float inverse_sum, float delta, float* scores, float* dp) {
   for (int c = 0; c < columns; c += kWidth) {
     Vec p = exp_nonpositive(load(scores + c) * scale - max) * inverse_sum;
-    Vec ds = (p * scale) * (load(dp + c) - delta);
+    Vec ds = (p * grad_scale) * (load(dp + c) - delta);
     if (!Whole) {
       const IntVec lanes = visible_lanes(visible, c);
       p = lanes ? p : Vec{};
@@ -155,10 +155,23 @@ void softmax_grad_row_as(int columns, float scale, const RowVisibility& visible,
   }
 }
 
-void softmax_grad_row(int columns, float scale, RowVisibility visible, float max, float inverse_sum, float delta,
-                      float* scores, float* dp) {
+void softmax_grad_row(int columns, float scale, float grad_scale, RowVisibility visible, float max, float inverse_sum,
+                      float delta, float* scores, float* dp) {
   const auto as = whole_row(visible, columns) ? softmax_grad_row_as<true> : softmax_grad_row_as<false>;
-  as(columns, scale, visible, max, inverse_sum, delta, scores, dp);
+  as(columns, scale, grad_scale, visible, max, inverse_sum, delta, scores, dp);
+}
+
+void add_row(int columns, float factor, const float* shift, float* row) {
+  for (int c = 0; c < columns; c += kWidth) store(row + c, factor * load(row + c) + load(shift + c));
+}
+
+void distance_row(int columns, float factor, int64_t first, bool root, float* row) {
+  // Lengths end at 2^20 but start indices do not: distances beyond 2^24 round as any float32 does.
+  for (int c = 0; c < columns; ++c) {
+    const int64_t signed_distance = first + c;
+    const float distance = static_cast<float>(signed_distance < 0 ? -signed_distance : signed_distance);
+    row[c] = factor * (root ? __builtin_sqrtf(distance) : distance);
+  }
 }
 
 void drop_row(int columns, float factor, const uint8_t* keep, float* row) {
@@ -181,8 +194,8 @@ float dot(int columns, const float* a, const float* b) {
 }
 
 constexpr Microkernel make_microkernel(const char* name) {
-  return {name,      matmul, softmax_row, softmax_grad_row, drop_row,  generate_keep,
-          scale_row, dot,    load_rows,   load_transposed,  store_rows};
+  return {name,          matmul,    softmax_row, softmax_grad_row, add_row,         distance_row, drop_row,
+          generate_keep, scale_row, dot,         load_rows,        load_transposed, store_rows};
 }
 
 }  // namespace

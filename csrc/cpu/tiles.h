@@ -94,6 +94,35 @@ inline void load_keep(const AttentionParams& p, const Microkernel& kernel, const
   }
 }
 
+// Adds the position shift to the raw products of a tile; returns the factor that is still to be applied to the sum.
+// `shift` is a tile like `scores`.
+inline float add_pse(const AttentionParams& p, const Microkernel& kernel, const Tile& tile, float* scores,
+                     float* shift) {
+  const Pse& pse = p.pse;
+  if (pse.data == nullptr) return p.scale;
+  const int64_t origin = tile.b * pse.batch + tile.head * pse.head;
+  for (int r = 0; r < tile.rows; ++r) {
+    const int64_t row = tile.row + r;
+    float* to = shift + r * kKeyLeading;
+    if (is_generated(pse.type)) {
+      const float slope = static_cast<const float*>(pse.data)[origin];
+      kernel.distance_row(kKeyLeading, -slope, tile.key - row + pse.shift, pse.type == kRootDistance, to);
+    } else if (pse.compressed) {
+      // A shift of i - j: row 0 moved along j; what would lie past its end belongs to keys after the row's own.
+      const int64_t first_stored = p.geometry.q_len - kPseCompressedRows;
+      const int64_t stored = std::max<int64_t>(row - first_stored, 0), moved = std::max<int64_t>(first_stored - row, 0);
+      const int columns = static_cast<int>(std::clamp<int64_t>(row + 1 - tile.key, 0, tile.keys));
+      const void* from = offset(pse.dtype, pse.data, origin + stored * pse.row + (tile.key + moved) * pse.column);
+      kernel.load_rows(pse.dtype, from, 0, pse.column, 1, columns, to, kKeyLeading);
+    } else {
+      const void* from = offset(pse.dtype, pse.data, origin + row * pse.row + tile.key * pse.column);
+      kernel.load_rows(pse.dtype, from, 0, pse.column, 1, tile.keys, to, kKeyLeading);
+    }
+    kernel.add_row(kKeyLeading, pse.before(p.scale), to, scores + r * kKeyLeading);
+  }
+  return pse.after(p.scale);
+}
+
 // Visible columns of row `r` of the tile; `mask` is the tile's from load_mask, or nullptr.
 inline RowVisibility row_visibility(const AttentionParams& p, const Tile& tile, int r, const uint8_t* mask) {
   const Interval keys = visible_keys(p.sparsity, p.geometry, tile.b, tile.row + r);

@@ -19,7 +19,7 @@ namespace {
 struct Call {
   Resolved resolved;
   std::vector<int64_t> prefix;
-  at::Tensor mask, drop_mask;  // keep views alive
+  at::Tensor mask, drop_mask, sink;  // keep views alive
 };
 
 ConstView view_of(const at::Tensor& tensor, Layout layout, int64_t head_dim) {
@@ -28,6 +28,28 @@ ConstView view_of(const at::Tensor& tensor, Layout layout, int64_t head_dim) {
 
 View mutable_view_of(const at::Tensor& tensor, Layout layout, int64_t head_dim) {
   return {tensor.mutable_data_ptr(), split_strides(layout, tensor.strides().data(), head_dim)};
+}
+
+Pse pse_of(const at::Tensor& tensor, const Attributes& a, const Geometry& g) {
+  Pse pse;
+  pse.data = tensor.const_data_ptr();
+  pse.dtype = to_dtype(tensor.scalar_type());
+  pse.type = a.pse_type;
+  const auto stride = [&](int64_t dim) { return tensor.size(dim) == 1 ? 0 : tensor.stride(dim); };
+  if (is_generated(a.pse_type)) {
+    pse.head = stride(-1);
+    pse.batch = tensor.dim() == 2 ? stride(0) : 0;
+    // CANN reads the first number of each list, and neither where one is missing.
+    const bool given = a.q_start_idx && a.kv_start_idx && !a.q_start_idx->empty() && !a.kv_start_idx->empty();
+    if (given) pse.shift = a.kv_start_idx->front() - a.q_start_idx->front();
+    return pse;
+  }
+  pse.batch = stride(0);
+  pse.head = stride(1);
+  pse.row = stride(2);
+  pse.column = stride(3);
+  pse.compressed = tensor.size(2) == kPseCompressedRows && g.q_len > kPseCompressedRows;
+  return pse;
 }
 
 void fill_params(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
@@ -43,6 +65,11 @@ void fill_params(const at::Tensor& query, const at::Tensor& key, const at::Tenso
   p->key = view_of(key, layout, g.qk_dim);
   p->value = view_of(value, layout, g.v_dim);
   p->sparsity = {rest.atten_mask.has_value(), a.sparse_mode, a.pre_tockens, a.next_tockens, call->prefix.data()};
+  if (rest.pse) p->pse = pse_of(*rest.pse, a, g);
+  if (rest.sink && rest.sink->numel() > 0) {
+    call->sink = rest.sink->contiguous();
+    p->sink = call->sink.const_data_ptr<float>();
+  }
   if (rest.drop_mask || a.keep_prob < 1.0) {
     p->dropout = {true,        static_cast<float>(1.0 / a.keep_prob), nullptr, rest.seed,
                   rest.offset, most_of_keep_prob(a.keep_prob)};
@@ -58,6 +85,8 @@ void fill_params(const at::Tensor& query, const at::Tensor& key, const at::Tenso
                strides[3]};
   }
 }
+
+at::TensorOptions options_float(const at::Tensor& query) { return query.options().dtype(at::kFloat); }
 
 cpu::Parallel torch_threads() {
   return {at::get_num_threads(), [](int threads, void (*body)(void*, int), void* state) {
@@ -88,7 +117,7 @@ void forward(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   std::array<int64_t, 4> shape;
   const int rank = layout_shape(layout, g.batch, g.heads, g.q_len, g.v_dim, &shape);
   at::Tensor out = at::empty(at::IntArrayRef(shape.data(), rank), arguments.query.options());
-  const auto stat_options = arguments.query.options().dtype(at::kFloat);
+  const auto stat_options = options_float(arguments.query);
   at::Tensor max = at::empty({g.batch, g.heads, g.q_len, kStatLanes}, stat_options);
   at::Tensor sum = at::empty({g.batch, g.heads, g.q_len, kStatLanes}, stat_options);
 
@@ -107,6 +136,17 @@ void forward(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   torch::jit::push(*stack, std::move(out), std::move(max), std::move(sum));
 }
 
+// Like pse where its gradient is wanted. Slopes have none in CANN; that of the compressed form is not built.
+at::Tensor empty_dpse(const BackwardArguments& arguments, const Geometry& g) {
+  const std::optional<at::Tensor>& pse = arguments.rest.pse;
+  const int64_t type = arguments.rest.attributes.pse_type;
+  if (!pse || !arguments.needs_dpse) return at::empty({0}, arguments.query.options());
+  TORCH_CHECK_NOT_IMPLEMENTED(!is_generated(type), "pse: the slopes of pse_type ", type, " have no gradient");
+  TORCH_CHECK_NOT_IMPLEMENTED(pse->size(2) == g.q_len || pse->size(2) == 1,
+                              "pse: the gradient of the compressed form of 1024 rows is not implemented");
+  return at::empty(pse->sizes(), pse->options());
+}
+
 void backward(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   raise_unless_ok(check_devices(devices_of(op.schema(), *stack)));
   const BackwardArguments arguments = pop_backward(stack);
@@ -118,9 +158,12 @@ void backward(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   at::Tensor dq = at::empty(arguments.query.sizes(), arguments.query.options());
   at::Tensor dk = at::empty(arguments.key.sizes(), arguments.key.options());
   at::Tensor dv = at::empty(arguments.value.sizes(), arguments.value.options());
+  at::Tensor dpse = empty_dpse(arguments, g);
+  at::Tensor dsink =
+      at::empty({arguments.rest.sink ? arguments.rest.sink->numel() : 0}, options_float(arguments.query));
 
   if (g.nothing_to_attend() || g.output_is_empty()) {
-    for (at::Tensor* output : {&dq, &dk, &dv}) output->zero_();
+    for (at::Tensor* output : {&dq, &dk, &dv, &dpse, &dsink}) output->zero_();
   } else {
     BackwardParams p;
     fill_params(arguments.query, arguments.key, arguments.value, arguments.rest, &call, &p);
@@ -132,11 +175,13 @@ void backward(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
     p.dq = mutable_view_of(dq, layout, g.qk_dim);
     p.dk = mutable_view_of(dk, layout, g.qk_dim);
     p.dv = mutable_view_of(dv, layout, g.v_dim);
+    if (dpse.numel() > 0) p.dpse = {dpse.mutable_data_ptr(), dpse.size(0) != 1, dpse.size(2) != 1};
+    if (p.sink != nullptr) p.dsink = dsink.mutable_data_ptr<float>();
     const cpu::Parallel parallel = torch_threads();
     const at::Tensor scratch = empty_scratch(cpu::backward_scratch_bytes(p, parallel.threads));
     cpu::flash_backward(p, parallel, aligned(scratch));
   }
-  torch::jit::push(*stack, std::move(dq), std::move(dk), std::move(dv));
+  torch::jit::push(*stack, std::move(dq), std::move(dk), std::move(dv), std::move(dpse), std::move(dsink));
 }
 
 // The mask that the kernels generate tile by tile, whole: bit e as attention/dropout.h numbers them. Bits past numel

@@ -29,6 +29,7 @@ class Reader {
     return value.toIntVector();
   }
   int64_t integer() { return stack_[next_++].toInt(); }
+  bool boolean() { return stack_[next_++].toBool(); }
   double real() { return stack_[next_++].toDouble(); }
   std::string string() { return std::string(stack_[next_++].toStringView()); }
   void finish() { stack_.clear(); }
@@ -43,13 +44,15 @@ AttributeArguments read_attributes(Reader& read) {
   Attributes& a = result.attributes;
   a.head_num = read.integer();
   a.input_layout = read.string();
-  a.pse = describe(read.optional_tensor());
+  result.pse = read.optional_tensor();
+  a.pse = describe(result.pse);
   result.drop_mask = read.optional_tensor();
   a.drop_mask = describe(result.drop_mask);
   a.padding_mask = describe(read.optional_tensor());
   result.atten_mask = read.optional_tensor();
   a.atten_mask = describe(result.atten_mask);
-  a.sink = describe(read.optional_tensor());
+  result.sink = read.optional_tensor();
+  a.sink = describe(result.sink);
   a.prefix = read.ints();
   a.actual_seq_qlen = read.ints();
   a.actual_seq_kvlen = read.ints();
@@ -65,6 +68,8 @@ AttributeArguments read_attributes(Reader& read) {
   a.softmax_layout = read.string();
   result.seed = static_cast<uint64_t>(read.integer());
   result.offset = static_cast<uint64_t>(read.integer());
+  read.boolean();  // gen_mask_parallel
+  read.boolean();  // sync
   return result;
 }
 
@@ -79,7 +84,7 @@ std::string backward_schema() {
   return std::string(
              "flash_attention_score_grad(Tensor query, Tensor key, Tensor value, Tensor dy, Tensor? softmax_max, "
              "Tensor? softmax_sum, Tensor? softmax_in, Tensor? attention_in, ") +
-         kAttributes + ") -> (Tensor dq, Tensor dk, Tensor dv)";
+         kAttributes + ", bool needs_dpse=False) -> (Tensor dq, Tensor dk, Tensor dv, Tensor dpse, Tensor dsink)";
 }
 
 NamedDevices devices_of(const c10::FunctionSchema& schema, const torch::jit::Stack& stack) {
@@ -102,7 +107,8 @@ BackwardArguments pop_backward(torch::jit::Stack* stack) {
   Reader read(stack);
   BackwardArguments arguments{read.tensor(),          read.tensor(),          read.tensor(),
                               read.tensor(),          read.optional_tensor(), read.optional_tensor(),
-                              read.optional_tensor(), read.optional_tensor(), read_attributes(read)};
+                              read.optional_tensor(), read.optional_tensor(), read_attributes(read),
+                              read.boolean()};
   read.finish();
   return arguments;
 }

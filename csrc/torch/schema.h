@@ -21,7 +21,7 @@ std::string backward_schema();
 
 struct AttributeArguments {
   Attributes attributes;
-  std::optional<at::Tensor> drop_mask, atten_mask;
+  std::optional<at::Tensor> pse, drop_mask, atten_mask, sink;
   uint64_t seed = 0, offset = 0;
 };
 
@@ -36,6 +36,7 @@ struct BackwardArguments {
   at::Tensor query, key, value, dy;
   std::optional<at::Tensor> softmax_max, softmax_sum, softmax_in, attention_in;
   AttributeArguments rest;
+  bool needs_dpse = false;  // dpse costs a pass of its own; without this it comes back empty
 
   BackwardProblem problem() const;
 };

@@ -16,7 +16,12 @@ def run(case: Case):
     """Outputs and gradients of the operator; the gradients have the shapes of the inputs."""
     query, key, value, dy = case.tensors()
     inputs = [t.requires_grad_() for t in (query, key, value)]
-    output = flash_attention_score(*inputs, case.heads, case.layout, **case.attributes())
+    attributes = case.attributes()
+    if case.pse_type in (0, 1) and attributes["pse"] is not None:
+        inputs.append(attributes["pse"].requires_grad_())
+    if attributes["sink"] is not None:
+        inputs.append(attributes["sink"].requires_grad_())
+    output = flash_attention_score(*inputs[:3], case.heads, case.layout, **attributes)
     gradients = torch.autograd.grad(output.attention_out, inputs, dy)
     return output, gradients, dy
 
@@ -28,7 +33,9 @@ def check(case: Case) -> None:
     problem = case.reference_arguments()
     exact = reference.attention(q, k, v, **problem)
     exact_gradients = reference.attention_grad(q, k, v, dy, **problem)
-    bound = bounds(q, k, v, dy, **problem)
+    has_dpse = case.pse is not None and case.pse_type in (0, 1)
+    pse_shape = tuple(case.pse_tensor().shape) if has_dpse else None
+    bound = bounds(q, k, v, dy, **problem, pse_shape=pse_shape)
 
     assert output.attention_out.dtype == case.dtype
     assert output.attention_out.is_contiguous()
@@ -38,7 +45,15 @@ def check(case: Case) -> None:
         lanes = getattr(output, name)
         assert (lanes == lanes[..., :1]).all(), f"{name}: the 8 lanes differ"
         within(name, lanes[..., 0], getattr(exact, name), getattr(bound, name))
-    for name, actual, expected in zip(("dq", "dk", "dv"), case.bnsd(*gradients), exact_gradients, strict=True):
+    others = list(gradients[3:])
+    if has_dpse:
+        by = case.factor if case.pse_type == 1 else 1.0
+        within("dpse", others.pop(0), (by * exact_gradients.ds).sum_to_size(pse_shape), bound.dpse)
+    if case.sink:
+        within("dsink", others.pop(0), exact_gradients.dsink, bound.dsink)
+    assert not others
+    wanted = exact_gradients[:3]
+    for name, actual, expected in zip(("dq", "dk", "dv"), case.bnsd(*gradients[:3]), wanted, strict=True):
         assert actual.dtype == case.dtype
         within(name, actual, expected, getattr(bound, name))
 

@@ -19,6 +19,10 @@ OPCHECK_CASES = [
         ("BNSD", torch.bfloat16, True, 1),
         ("BSH", torch.float16, False, 0),
     ]
+] + [
+    Case(2, 4, 2, 12, 12, 8, 6, pse="1NSS", pse_type=0, dropout="mask", keep_prob=0.5),
+    Case(2, 4, 2, 12, 12, 8, 6, pse="BN", pse_type=3, starts=(1, 2), dropout="seed", keep_prob=0.5),
+    Case(2, 4, 2, 12, 12, 8, 6, dtype=torch.bfloat16, pse="BN1S", sink=True),
 ]
 
 
@@ -27,7 +31,9 @@ def inputs_of(case, requires_grad=True):
     return [t.requires_grad_(requires_grad) for t in (query, key, value)], dy
 
 
-@pytest.mark.parametrize("case", OPCHECK_CASES, ids=lambda c: f"{c.layout}-{c.dtype}-mode{c.sparse_mode}")
+@pytest.mark.parametrize(
+    "case", OPCHECK_CASES, ids=lambda c: f"{c.layout}-{c.dtype}-mode{c.sparse_mode}-{c.pse}-{c.dropout}"
+)
 def test_opcheck(case):
     inputs, dy = inputs_of(case)
     torch.library.opcheck(FORWARD, (*inputs, case.heads, case.layout), case.attributes())
@@ -35,7 +41,9 @@ def test_opcheck(case):
         out, maximum, total = FORWARD(*inputs, case.heads, case.layout, **case.attributes())
     tensors = [t.detach() for t in inputs]
     torch.library.opcheck(
-        BACKWARD, (*tensors, dy, maximum, total, None, out, case.heads, case.layout), case.attributes()
+        BACKWARD,
+        (*tensors, dy, maximum, total, None, out, case.heads, case.layout),
+        case.attributes() | {"needs_dpse": case.pse is not None and case.pse_type in (0, 1)},
     )
 
 

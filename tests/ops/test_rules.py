@@ -69,6 +69,21 @@ INVALID = [
     ({"sparse_mode": 7}, "sparse_mode=7 is outside 0..6"),
     ({"pse_type": 4}, "pse_type=4 is outside 0..3"),
     ({"pse_type": 0}, "pse is None, pse_type=0 needs it"),
+    ({"pse": zeros(B, N, SQ, SKV, dtype=torch.float16)}, "pse [2, 4, 6, 8] float16: dtype differs from float32 of query"),
+    ({"pse": zeros(N, SQ, SKV)}, "pse [4, 6, 8] float32: expected [1 or 2, 4, 1 or 1024 or 6, 8]"),
+    ({"pse": zeros(3, N, SQ, SKV)}, "pse [3, 4, 6, 8] float32: expected [1 or 2, 4, 1 or 1024 or 6, 8]"),
+    ({"pse": zeros(B, 1, SQ, SKV)}, "pse [2, 1, 6, 8] float32: expected"),
+    ({"pse": zeros(B, N, 5, SKV)}, "pse [2, 4, 5, 8] float32: expected"),
+    ({"pse": zeros(B, N, SQ, 1)}, "pse [2, 4, 6, 1] float32: expected"),
+    ({"pse": zeros(B, N, 1024, SKV)}, "pse [2, 4, 1024, 8] float32: 1024 rows stand for more than 1024 query rows and as many keys, here Sq=6, Skv=8"),
+    ({"pse": zeros(N), "pse_type": 2}, "pse: pse_type 2 needs as many query rows as keys, here Sq=6, Skv=8"),
+    ({"pse": zeros(N + 1), "pse_type": 2}, "pse [5] float32: pse_type 2 takes slopes [4] or [2, 4]"),
+    ({"pse": zeros(1, N), "pse_type": 3}, "pse [1, 4] float32: pse_type 3 takes slopes [4] or [2, 4]"),
+    ({"pse": zeros(N, dtype=torch.float16), "pse_type": 3}, "pse [4] float16: pse_type 3 takes float32 slopes"),
+    ({"sink": zeros(N)}, "sink: query is float32, sinks need float16 or bfloat16"),
+    ({"sink": zeros(N, dtype=torch.float16)}, "sink [4] float16: expected float32"),
+    ({"sink": zeros(N + 1)}, "sink [5] float32: expected one logit per query head, [4]"),
+    ({"sink": zeros(1, N)}, "sink [1, 4] float32: expected one logit per query head, [4]"),
     ({"padding_mask": mask(SQ, SKV)}, "padding_mask: reserved by CANN, must be None"),
     ({"actual_seq_qlen": [6]}, "actual_seq_qlen: only for input_layout TND"),
     ({"actual_seq_kvlen": [8]}, "actual_seq_kvlen: only for input_layout TND"),
@@ -99,10 +114,6 @@ INVALID = [
 
 NOT_BUILT = [
     ({"input_layout": "TND"}, "input_layout='TND'"),
-    ({"pse": zeros(B, N, SQ, SKV)}, "pse:"),
-    ({"sink": zeros(N)}, "sink:"),
-    ({"q_start_idx": [1]}, "q_start_idx:"),
-    ({"kv_start_idx": [1]}, "kv_start_idx:"),
 ]
 
 # Limits that memory forbids to reach for real: shapes only.
@@ -166,6 +177,20 @@ def test_a_drop_mask_beyond_64_bits_is_refused_without_overflow():
     mask = torch.empty(2**40, dtype=torch.uint8, device="meta")
     with pytest.raises(ValueError, match=r"drop_mask: B\*N\*Sq\*Skv is beyond 2\^63"):
         flash_attention_score(query, query, query, 256, "BNSD", drop_mask=mask)
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [{}, {"atten_mask": (2048, 2048), "sparse_mode": 4}, {"atten_mask": (1100, 1100), "sparse_mode": 1}],
+)
+def test_1024_rows_of_pse_need_a_causal_mask(attributes):
+    query = torch.empty(1, 2, 1100, 4, device="meta")
+    pse = torch.empty(1, 2, 1024, 1100, device="meta")
+    if attributes:
+        shape = attributes["atten_mask"]
+        attributes = attributes | {"atten_mask": torch.empty(shape, dtype=torch.bool, device="meta")}
+    with pytest.raises(ValueError, match="1024 rows need a causal atten_mask with sparse_mode 0, 2 or 3"):
+        flash_attention_score(query, query, query, 2, "BNSD", pse=pse, **attributes)
 
 
 def test_prefix_of_more_than_2048_samples_is_refused():

@@ -15,12 +15,13 @@ from torch import Tensor
 from ascendspeed.ops import reference
 
 _U = torch.finfo(torch.float32).eps / 2
+_FLUSH = 2 * torch.finfo(torch.float32).smallest_normal  # exp gives 0 where its result would be denormal
 _EXP_ULPS = 4  # the kernels' exp is within 2 ulp = 4 u
 _KEYS_PER_STEP = 16  # at least as many keys per step of the online softmax; more steps mean more rounding
 
 
 class Bound(NamedTuple):
-    """Largest |error| allowed, element by element."""
+    """Largest |error| allowed, element by element; dpse and dsink are None where there is no pse tensor or sink."""
 
     attention_out: Tensor
     softmax_max: Tensor
@@ -28,6 +29,8 @@ class Bound(NamedTuple):
     dq: Tensor
     dk: Tensor
     dv: Tensor
+    dpse: Tensor | None
+    dsink: Tensor | None
 
 
 def _rounded(value: Tensor, error: Tensor, dtype: torch.dtype) -> Tensor:
@@ -46,37 +49,48 @@ def bounds(
     *,
     scale: float,
     mask: Tensor,
+    shift: Tensor | None = None,
+    shift_in_scale: bool = True,
+    sink: Tensor | None = None,
     keep: Tensor | None = None,
     keep_prob: float = 1.0,
+    pse_shape: tuple[int, ...] | None = None,
 ) -> Bound:
-    """Bounds for forward and backward of one problem; tensors as [B, N or Nkv, S, D] in the kernel's dtype."""
+    """Bounds for forward and backward of one problem; tensors as [B, N or Nkv, S, D] in the kernel's dtype.
+
+    pse_shape: [1 or B, N, 1 or Sq, Skv] of a pse tensor, for the bound of its gradient.
+    """
     dtype = query.dtype
     kv_heads = key.shape[1]
     group = query.shape[1] // kv_heads
-    dropout = {"keep": keep, "keep_prob": keep_prob}
-    exact = reference.attention(query, key, value, scale=scale, mask=mask, **dropout)
-    gradients = reference.attention_grad(query, key, value, dy, scale=scale, mask=mask, **dropout)
-    factor = 1.0 if keep is None else keep / keep_prob  # applied in float32: 1 / keep_prob and the product round
+    problem = {"shift": shift, "shift_in_scale": shift_in_scale, "sink": sink, "keep": keep, "keep_prob": keep_prob}
+    exact = reference.attention(query, key, value, scale=scale, mask=mask, **problem)
+    gradients = reference.attention_grad(query, key, value, dy, scale=scale, mask=mask, **problem)
+    factor = (
+        1.0 if keep is None else keep.double() / keep_prob
+    )  # applied in float32: 1 / keep_prob and the product round
     q, k, v, dy = (t.double() for t in (query, key, value, dy))
     k, v = (t.repeat_interleave(group, dim=1) for t in (k, v))
     depth, keys, v_dim = q.shape[-1], k.shape[-2], v.shape[-1]
     rows = q.shape[-2] * group
-    visible = ~mask
+    visible = (~mask).double()
 
-    # A score: D products summed, then scaled.
-    magnitude = abs(scale) * (q.abs() @ k.abs().transpose(-1, -2)) * visible
-    score_error = (depth + 2) * _U * magnitude.amax(dim=-1, keepdim=True)
+    # A score: D products summed, a shift (distance, root, slope: three roundings) added, then scaled.
+    inside, outside = (shift, 0.0) if shift_in_scale and shift is not None else (torch.zeros(()), shift)
+    outside = torch.zeros(()) if outside is None else torch.as_tensor(outside)
+    magnitude = (abs(scale) * (q.abs() @ k.abs().transpose(-1, -2) + inside.abs()) + outside.abs()) * visible
+    score_error = (depth + 6) * _U * magnitude.amax(dim=-1, keepdim=True)
     # exp(score - max): errors of both scores, rounding of the subtraction, exp itself. The rescaling factors of the
     # online softmax multiply up to exp(total rise of the maximum), with one exp and one product per step.
-    scores = scale * (q @ k.transpose(-1, -2))
-    spread = (scores.abs() * visible).amax(dim=-1, keepdim=True) * 2
+    spread = magnitude.amax(dim=-1, keepdim=True) * 2
+    if sink is not None:
+        spread = spread + 2 * sink.double().abs().view(1, -1, 1, 1)
     steps = keys / _KEYS_PER_STEP + 1
     weight_error = torch.expm1(2 * score_error + 2 * _U * spread + (_EXP_ULPS + 2) * _U * (steps + 1))
     # Row sum and weighted sum run over the keys; the quotient has the error of both.
-    sum_error = weight_error + keys * _U
+    sum_error = weight_error + (keys + 1) * _U
     total_error = 2 * sum_error + 5 * _U
-    out_scale = (exact.probabilities * factor) @ v.abs()
-    out_error = total_error * out_scale
+    out_error = total_error * ((exact.probabilities * factor) @ v.abs()) + _FLUSH * ((visible * factor) @ v.abs())
 
     # P in the backward: scores again, with the forward's max and sum.
     p = exact.probabilities
@@ -86,19 +100,32 @@ def bounds(
     delta_error = (dy.abs() * (out_rounded + (v_dim + 1) * _U * exact.attention_out.abs())).sum(dim=-1, keepdim=True)
     dp = (dy @ v.transpose(-1, -2)) * factor
     delta = (dy * exact.attention_out).sum(dim=-1, keepdim=True)
-    ds = abs(scale) * p * (dp - delta).abs()
-    ds_error = abs(scale) * p * ((v_dim + 4) * _U * dp_scale + delta_error) + ds * (p_error + 4 * _U)
+    ds = p * (dp - delta).abs()
+    ds_error = p * ((v_dim + 4) * _U * dp_scale + delta_error) + ds * (p_error + 4 * _U) + _FLUSH * (dp - delta).abs()
 
     def over_group(t: Tensor) -> Tensor:
         return t.unflatten(1, (kv_heads, group)).sum(dim=2)
 
-    dq_error = (ds_error + (keys + 2) * _U * ds) @ k.abs()
-    dk_error = over_group((ds_error + (rows + 2) * _U * ds).transpose(-1, -2) @ q.abs())
-    dv_error = over_group((p * factor * (p_error + (rows + 4) * _U)).transpose(-1, -2) @ dy.abs())
+    dq_error = abs(scale) * ((ds_error + (keys + 2) * _U * ds) @ k.abs())
+    dk_error = abs(scale) * over_group((ds_error + (rows + 2) * _U * ds).transpose(-1, -2) @ q.abs())
+    dv_error = over_group((p * factor * (p_error + (rows + 4) * _U) + _FLUSH * factor).transpose(-1, -2) @ dy.abs())
+    dpse = dsink = None
+    if pse_shape is not None:
+        by = abs(scale) if shift_in_scale else 1.0
+        summed = ds.shape[0] * ds.shape[2]
+        dpse_error = (by * (ds_error + (summed + 1) * _U * ds)).sum_to_size(pse_shape)
+        dpse = _rounded((by * gradients.ds).sum_to_size(pse_shape), dpse_error, dtype)
+    if sink is not None:
+        weight = torch.exp(sink.double().view(1, -1, 1) - exact.softmax_max) / exact.softmax_sum
+        terms = weight * delta.squeeze(-1).abs()
+        relative = p_error.squeeze(-1) + (terms.shape[0] * terms.shape[2] + 4) * _U
+        dsink = (terms * relative + weight * delta_error.squeeze(-1)).sum(dim=(0, 2))
     finite_max = exact.softmax_max.clamp(min=-spread.squeeze(-1).clamp(min=1.0))  # -FLT_MAX of empty rows is exact
     return Bound(
         out_rounded,
         score_error.squeeze(-1) + 2 * _U * finite_max.abs(),
         sum_error.squeeze(-1) * exact.softmax_sum,
-        *(_rounded(g, e, dtype) for g, e in zip(gradients, (dq_error, dk_error, dv_error), strict=True)),
+        *(_rounded(g, e, dtype) for g, e in zip(gradients[:3], (dq_error, dk_error, dv_error), strict=True)),
+        dpse,
+        dsink,
     )

@@ -43,6 +43,10 @@ class Case:
     next_tockens: int = 2147483647
     prefix: tuple[int, ...] | None = None
     scale: float | None = None
+    pse: str | None = None  # "BNSS", "1NSS", "BN1S", "1N1S" a tensor; "N", "BN" slopes
+    pse_type: int = 1
+    starts: tuple[int, int] | None = None  # q_start_idx, kv_start_idx
+    sink: bool = False
     keep_prob: float = 1.0
     dropout: str = "none"  # "mask": packed bits are passed, "seed": they are generated
     seed: int = 0
@@ -94,11 +98,36 @@ class Case:
         generator = torch.Generator().manual_seed(self.seed + 2)
         return torch.randint(256, (-(-numel // 8) + self.seed % 3,), dtype=torch.uint8, generator=generator)
 
+    def pse_tensor(self) -> Tensor | None:
+        if self.pse is None:
+            return None
+        sizes = {"B": self.batch, "N": self.heads, "1": 1}
+        shape = [sizes[letter] for letter in self.pse.rstrip("S")]
+        shape += {0: [], 1: [self.kv_len], 2: [self.q_len, self.kv_len]}[self.pse.count("S")]
+        generator = torch.Generator().manual_seed(self.seed + 3)
+        if "S" not in self.pse:
+            return torch.rand(shape, generator=generator)
+        return torch.randn(shape, generator=generator).to(self.dtype)
+
+    def sink_tensor(self) -> Tensor | None:
+        return torch.randn(self.heads, generator=torch.Generator().manual_seed(self.seed + 4)) if self.sink else None
+
     def reference_arguments(self) -> dict:
         """Keyword arguments of the reference and of the bounds."""
+        sizes = (self.batch, self.heads, self.q_len, self.kv_len)
         bits = self.drop_mask()
-        keep = None if bits is None else reference.kept(bits, self.batch, self.heads, self.q_len, self.kv_len)
-        return {"scale": self.factor, "mask": self.excluded(), "keep": keep, "keep_prob": self.keep_prob}
+        q_start, kv_start = self.starts or (0, 0)
+        return {
+            "scale": self.factor,
+            "mask": self.excluded(),
+            "shift": reference.position_shift(
+                self.pse_tensor(), self.pse_type, *sizes, q_start=q_start, kv_start=kv_start
+            ),
+            "shift_in_scale": self.pse_type == 1,
+            "sink": self.sink_tensor(),
+            "keep": None if bits is None else reference.kept(bits, *sizes),
+            "keep_prob": self.keep_prob,
+        }
 
     def attributes(self) -> dict:
         """Keyword arguments of flash_attention_score."""
@@ -109,6 +138,11 @@ class Case:
             "pre_tockens": self.pre_tockens,
             "next_tockens": self.next_tockens,
             "prefix": None if self.prefix is None else list(self.prefix),
+            "pse": self.pse_tensor(),
+            "pse_type": self.pse_type,
+            "q_start_idx": None if self.starts is None else [self.starts[0]],
+            "kv_start_idx": None if self.starts is None else [self.starts[1]],
+            "sink": self.sink_tensor(),
             "keep_prob": self.keep_prob,
             "drop_mask": self.drop_mask() if self.dropout == "mask" else None,
             "seed": self.seed + 1,
@@ -166,6 +200,10 @@ def cases(draw: st.DrawFn) -> Case:
         prefix = tuple(draw(st.integers(max(0, kv_len - q_len), kv_len)) for _ in range(batch))
     shapes = ("BNSS", "B1SS") if mode == 5 and batch > 1 else MASK_SHAPES
     dropout = draw(st.sampled_from(["none", "mask", "seed"]))
+    dtype = draw(st.sampled_from(DTYPES))
+    tensors, slopes = ["BNSS", "1NSS", "BN1S", "1N1S"], ["N", "BN"]
+    pse = draw(st.sampled_from([None, *tensors, *(slopes if q_len == kv_len else [])]))
+    pse_type = 1 if pse is None else draw(st.sampled_from([2, 3] if pse in slopes else [0, 1]))
     return Case(
         batch=batch,
         heads=heads,
@@ -174,7 +212,7 @@ def cases(draw: st.DrawFn) -> Case:
         kv_len=kv_len,
         qk_dim=qk_dim,
         v_dim=draw(st.one_of(st.just(qk_dim), st.integers(1, qk_dim))),
-        dtype=draw(st.sampled_from(DTYPES)),
+        dtype=dtype,
         layout=draw(st.sampled_from(LAYOUTS)),
         memory=draw(st.sampled_from(MEMORY)),
         masked=masked,
@@ -186,6 +224,10 @@ def cases(draw: st.DrawFn) -> Case:
         next_tockens=following,
         prefix=prefix,
         scale=draw(st.one_of(st.none(), st.sampled_from([1.0, 0.0, -0.5, 1 / math.sqrt(3)]))),
+        pse=pse,
+        pse_type=pse_type,
+        starts=draw(st.one_of(st.none(), st.tuples(st.integers(-9, 300), st.integers(-9, 300)))),
+        sink=dtype != torch.float32 and draw(st.booleans()),
         dropout=dropout,
         keep_prob=1.0 if dropout == "none" else draw(st.sampled_from([0.9, 0.5, 1e-3])),
         seed=draw(st.integers(0, 2**31)),

@@ -1,0 +1,37 @@
+// The position shift: what is added to the score of row i and key j, by pse_type.
+//
+//   1  scale * (q.k + pse_ij)         pse_ij from the caller's tensor
+//   0  scale * q.k + pse_ij           likewise
+//   2  scale * q.k - slope * d        d = |j + kv_start - i - q_start|, one slope for each batch element and head
+//   3  scale * q.k - slope * sqrt(d)
+//
+// A tensor of kPseCompressedRows rows for more query rows than that holds the last rows of a shift that depends on i -
+// j alone: row i >= q_len - 1024 is row i - (q_len - 1024); an earlier one is row 0 shifted along j.
+#pragma once
+
+#include <cstdint>
+
+#include "attention/dtype.h"
+
+namespace ascendspeed {
+
+enum PseType : int64_t { kOutsideScale = 0, kInsideScale = 1, kLinearDistance = 2, kRootDistance = 3 };
+
+constexpr int64_t kPseCompressedRows = 1024;
+
+inline bool is_generated(int64_t pse_type) { return pse_type == kLinearDistance || pse_type == kRootDistance; }
+
+struct Pse {
+  const void* data = nullptr;  // nullptr: no shift
+  DType dtype = DType::kFloat32;
+  int64_t type = kInsideScale;
+  int64_t batch = 0, head = 0, row = 0, column = 0;  // strides in elements; broadcast axes have 0
+  int64_t shift = 0;                                 // kv_start - q_start
+  bool compressed = false;
+
+  // The factors on q.k and, after the shift is added, on the sum.
+  float before(float scale) const { return type == kInsideScale ? 1.0f : scale; }
+  float after(float scale) const { return type == kInsideScale ? scale : 1.0f; }
+};
+
+}  // namespace ascendspeed

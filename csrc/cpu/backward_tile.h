@@ -1,0 +1,113 @@
+// One tile of the backward: probabilities and the gradients of scores, recomputed from query, key and statistics.
+//
+// Shared by flash_backward.cpp (dq, dk, dv) and pse_backward.cpp (dpse).
+#pragma once
+
+#include "cpu/microkernel.h"
+#include "cpu/tiles.h"
+
+namespace ascendspeed::cpu {
+
+// One thread's tiles.
+struct BackwardWorkspace {
+  BackwardWorkspace(const Geometry& g, Scratch& scratch)
+      : query_ld(leading(g.qk_dim)),
+        value_ld(leading(g.v_dim)),
+        key_transposed(scratch.take<float>(g.qk_dim * kKeyLeading)),
+        value_transposed(scratch.take<float>(g.v_dim * kKeyLeading)),
+        key(scratch.take<float>(int64_t{kKeyBlock} * query_ld)),
+        dk(scratch.take<float>(int64_t{kKeyBlock} * query_ld)),
+        dv(scratch.take<float>(int64_t{kKeyBlock} * value_ld)),
+        query(scratch.take<float>(int64_t{kRowBlock} * query_ld)),
+        dy(scratch.take<float>(int64_t{kRowBlock} * value_ld)),
+        scores(scratch.take<float>(int64_t{kRowBlock} * kKeyLeading)),
+        dp(scratch.take<float>(int64_t{kRowBlock} * kKeyLeading)),
+        shift(scratch.take<float>(int64_t{kRowBlock} * kKeyLeading)),
+        dpse(scratch.take<float>(int64_t{kRowBlock} * kKeyLeading)),
+        mask(scratch.take<uint8_t>(int64_t{kRowBlock} * kKeyLeading)),
+        keep(scratch.take<uint8_t>(int64_t{kRowBlock} * kKeyLeading)) {}
+
+  static int64_t bytes(const Geometry& g) {
+    Scratch counter(nullptr);
+    BackwardWorkspace workspace(g, counter);
+    return counter.used();
+  }
+
+  int query_ld, value_ld;
+  float *key_transposed, *value_transposed, *key, *dk, *dv, *query, *dy, *scores, *dp, *shift, *dpse;
+  uint8_t *mask, *keep;
+};
+
+// Loads and stores by [batch, head, position], and the tile itself.
+class BackwardTile {
+ public:
+  // delta: [B, N, Sq], the sum over Dv of dy * attention_in.
+  BackwardTile(const BackwardParams& params, const float* delta)
+      : p(params), g(params.geometry), kernel(active_microkernel()), delta_(delta) {}
+
+  int rows_at(int64_t row) const { return static_cast<int>(std::min<int64_t>(kRowBlock, g.q_len - row)); }
+  int keys_at(int64_t key) const { return static_cast<int>(std::min<int64_t>(kKeyBlock, g.kv_len - key)); }
+
+  // What gradients() needs of a block of keys.
+  void load_keys(const BackwardWorkspace& w, int64_t b, int64_t kv_head, int64_t key) const {
+    load_transposed(p.key, b, kv_head, key, keys_at(key), g.qk_dim, w.key_transposed);
+    load_transposed(p.value, b, kv_head, key, keys_at(key), g.v_dim, w.value_transposed);
+  }
+
+  // Loads query and dy of the tile. Leaves P, dropped out as the output saw it, in w.scores, and
+  // grad_scale * P * (dP - delta) in w.dp. False, and neither is written, when the mask excludes the whole tile.
+  bool gradients(const BackwardWorkspace& w, const Tile& tile, float grad_scale) const {
+    const uint8_t* mask = nullptr;
+    if (p.mask.data != nullptr) {
+      if (!load_mask(p.mask, tile, w.mask)) return false;
+      mask = w.mask;
+    }
+    load(p.query, tile.b, tile.head, tile.row, tile.rows, g.qk_dim, w.query, w.query_ld);
+    load(p.dy, tile.b, tile.head, tile.row, tile.rows, g.v_dim, w.dy, w.value_ld);
+    const int columns = padded(tile.keys);
+    kernel.matmul(tile.rows, columns, static_cast<int>(g.qk_dim), w.query, w.query_ld, 1, w.key_transposed, kKeyLeading,
+                  w.scores, kKeyLeading, false);
+    kernel.matmul(tile.rows, columns, static_cast<int>(g.v_dim), w.dy, w.value_ld, 1, w.value_transposed, kKeyLeading,
+                  w.dp, kKeyLeading, false);
+    const float scale = add_pse(p, kernel, tile, w.scores, w.shift);
+    if (p.dropout.active) load_keep(p, kernel, tile, w.keep);
+    const int64_t first = (tile.b * g.heads + tile.head) * g.q_len + tile.row;
+    for (int r = 0; r < tile.rows; ++r) {
+      if (p.dropout.active) drop(w, r, columns, w.dp);
+      kernel.softmax_grad_row(columns, scale, grad_scale, row_visibility(p, tile, r, mask),
+                              p.softmax_max[(first + r) * kStatLanes], 1.0f / p.softmax_sum[(first + r) * kStatLanes],
+                              delta_[first + r], w.scores + r * kKeyLeading, w.dp + r * kKeyLeading);
+      if (p.dropout.active) drop(w, r, columns, w.scores);
+    }
+    return true;
+  }
+
+  void load(const ConstView& view, int64_t b, int64_t head, int64_t position, int rows, int64_t columns, float* tile,
+            int ld) const {
+    kernel.load_rows(p.dtype, at(p.dtype, view, b, head, position), view.strides.position, view.strides.dim, rows,
+                     static_cast<int>(columns), tile, ld);
+  }
+  void store(const float* tile, int ld, int rows, int64_t columns, const View& view, int64_t b, int64_t head,
+             int64_t position) const {
+    kernel.store_rows(p.dtype, tile, ld, rows, static_cast<int>(columns), nullptr, at(p.dtype, view, b, head, position),
+                      view.strides.position, view.strides.dim);
+  }
+
+  const BackwardParams& p;
+  const Geometry& g;
+  const Microkernel& kernel;
+
+ private:
+  void drop(const BackwardWorkspace& w, int row, int columns, float* tile) const {
+    kernel.drop_row(columns, p.dropout.keep_factor, w.keep + row * kKeyLeading, tile + row * kKeyLeading);
+  }
+  void load_transposed(const ConstView& view, int64_t b, int64_t head, int64_t position, int rows, int64_t columns,
+                       float* tile) const {
+    kernel.load_transposed(p.dtype, at(p.dtype, view, b, head, position), view.strides.position, view.strides.dim, rows,
+                           static_cast<int>(columns), tile, kKeyLeading);
+  }
+
+  const float* delta_;
+};
+
+}  // namespace ascendspeed::cpu

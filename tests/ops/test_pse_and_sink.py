@@ -1,0 +1,136 @@
+"""Position shift and attention sinks: the documented forms, the compressed form, gradients, and what has none."""
+
+import pytest
+import torch
+
+from ascendspeed.ops import compressed_atten_mask, flash_attention_score, reference
+from tests.ops.test_flash_attention_score import check, within
+from tests.support.bounds import bounds
+from tests.support.cases import Case
+
+
+@pytest.mark.parametrize("pse_type", [0, 1])
+@pytest.mark.parametrize("shape", ["BNSS", "1NSS", "BN1S", "1N1S"])
+def test_every_shape_of_a_tensor_and_its_gradient(shape, pse_type):
+    check(Case(2, 4, 2, 80, 110, 16, 8, pse=shape, pse_type=pse_type, masked=True, sparse_mode=3, scale=0.4))
+
+
+@pytest.mark.parametrize("pse_type", [2, 3])
+@pytest.mark.parametrize("shape", ["N", "BN"])
+@pytest.mark.parametrize("starts", [None, (0, 0), (3, 40), (200, -7)])
+def test_slopes_and_start_indices(shape, pse_type, starts):
+    check(Case(2, 4, 2, 100, 100, 16, 8, pse=shape, pse_type=pse_type, starts=starts, masked=True, sparse_mode=2))
+
+
+def test_start_indices_count_only_when_both_are_given():
+    query, slopes = torch.randn(1, 2, 30, 8), torch.tensor([0.5, 0.25])
+
+    def attend(**starts):
+        return flash_attention_score(query, query, query, 2, "BNSD", pse=slopes, pse_type=2, **starts).attention_out
+
+    plain = attend()
+    for starts in ({"q_start_idx": [9]}, {"kv_start_idx": [9]}, {"q_start_idx": [], "kv_start_idx": [9]}):
+        assert torch.equal(attend(**starts), plain)
+    assert not torch.equal(attend(q_start_idx=[9, 1], kv_start_idx=[0]), plain)
+
+
+def toeplitz(heads, q_len, dtype):
+    """An ALiBi bias for every query row, and the 1024 last rows that stand for it."""
+    distance = torch.arange(q_len).view(-1, 1) - torch.arange(q_len)
+    full = -(torch.rand(heads, 1, 1, generator=torch.Generator().manual_seed(1)) * distance / 64).to(dtype)
+    return full.unsqueeze(0), full[None, :, -1024:].contiguous()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("mode", "q_len"), [(2, 1025), (3, 1300), (0, 2100)])
+@pytest.mark.parametrize("pse_type", [0, 1])
+def test_1024_rows_stand_for_all(mode, q_len, dtype, pse_type):
+    full, compressed = toeplitz(2, q_len, dtype)
+    generator = torch.Generator().manual_seed(2)
+    tensors = [torch.randn(1, 2, q_len, 4, generator=generator).to(dtype).requires_grad_() for _ in range(3)]
+    causal = compressed_atten_mask(mode) if mode else torch.ones(q_len, q_len, dtype=torch.bool).triu(1)
+    results = []
+    for pse in (full, compressed):
+        output = flash_attention_score(
+            *tensors, 2, "BNSD", pse=pse, pse_type=pse_type, atten_mask=causal, sparse_mode=mode, scale=0.5
+        )
+        results.append([*output[:3], *torch.autograd.grad(output.attention_out.sum(), tensors)])
+    for one, other in zip(*results, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_the_reference_reads_the_compressed_form_alike():
+    full, compressed = toeplitz(2, 1100, torch.float32)
+    expanded = reference.position_shift(compressed, 1, 1, 2, 1100, 1100)
+    below = torch.ones(1100, 1100, dtype=torch.bool).tril()
+    assert torch.equal(expanded[..., below], full.double()[..., below])
+
+
+@pytest.mark.parametrize(
+    ("pse", "pse_type", "message"),
+    [
+        (torch.ones(1, 2, 1024, 1100), 1, "the gradient of the compressed form of 1024 rows is not implemented"),
+        (torch.ones(2), 2, "the slopes of pse_type 2 have no gradient"),
+    ],
+)
+def test_gradients_that_do_not_exist_are_refused(pse, pse_type, message):
+    query = torch.randn(1, 2, 1100, 4)
+    output = flash_attention_score(
+        query, query, query, 2, "BNSD", pse=pse.requires_grad_(), pse_type=pse_type,
+        atten_mask=compressed_atten_mask(2), sparse_mode=2,
+    )  # fmt: skip
+    with pytest.raises(NotImplementedError, match=message):
+        output.attention_out.sum().backward()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("masked", [False, True])
+def test_sinks_take_probability_and_have_a_gradient(dtype, masked):
+    case = Case(
+        2, 4, 2, 90, 70, 16, 16, dtype=dtype, sink=True, masked=masked, sparse_mode=3, dropout="seed", keep_prob=0.7
+    )
+    check(case)
+
+
+def test_a_row_that_sees_no_key_gives_all_to_the_sink():
+    case = Case(1, 2, 2, 5, 3, 4, 4, dtype=torch.bfloat16, sink=True, masked=True, sparse_mode=3)
+    query, key, value, _ = case.tensors()
+    output = flash_attention_score(query, key, value, 2, "BNSD", **case.attributes())
+    assert (output.attention_out[:, :, :2] == 0).all()
+    assert torch.equal(output.softmax_max[0, :, 0, 0], case.sink_tensor())
+    assert (output.softmax_sum[0, :, :2] == 1).all()
+
+
+def test_an_empty_sink_counts_as_none():
+    query = torch.randn(1, 2, 9, 4)
+    plain = flash_attention_score(query, query, query, 2, "BNSD").attention_out
+    assert torch.equal(plain, flash_attention_score(query, query, query, 2, "BNSD", sink=torch.empty(0)).attention_out)
+
+
+def test_a_very_large_sink_leaves_nothing_and_a_very_small_one_changes_nothing():
+    query = torch.randn(1, 1, 9, 4).bfloat16()
+    plain = flash_attention_score(query, query, query, 1, "BNSD").attention_out
+    assert (flash_attention_score(query, query, query, 1, "BNSD", sink=torch.tensor([1e4])).attention_out == 0).all()
+    small = flash_attention_score(query, query, query, 1, "BNSD", sink=torch.tensor([-1e4])).attention_out
+    assert torch.equal(small, plain)
+
+
+def test_shift_sink_and_dropout_at_once_in_every_layout():
+    for layout in ("BSH", "SBH", "BSND", "BNSD"):
+        check(
+            Case(
+                2, 4, 2, 75, 75, 16, 8, dtype=torch.bfloat16, layout=layout, pse="BN", pse_type=3, starts=(5, 2),
+                sink=True, dropout="mask", keep_prob=0.5, masked=True, sparse_mode=4, pre_tockens=30, next_tockens=0,
+            )
+        )  # fmt: skip
+
+
+def test_the_bound_sees_a_missing_sink():
+    """The bound is of use only if the error of leaving the sink out is far above it."""
+    case = Case(1, 2, 2, 40, 40, 16, 16, dtype=torch.bfloat16, sink=True)
+    query, key, value, dy = case.tensors()
+    problem = case.reference_arguments()
+    limits = bounds(query, key, value, dy, **problem)
+    without = flash_attention_score(query, key, value, 2, "BNSD", scale=case.factor)
+    with pytest.raises(AssertionError):
+        within("out", without.attention_out, reference.attention(query, key, value, **problem).attention_out, limits[0])
