@@ -6,7 +6,8 @@
 #   DRY_RUN=1 bash examples/pretrain_gpt.sh                    # print the command, run nothing
 #
 # Settings: NPROC_PER_NODE NNODES NODE_RANK MASTER_ADDR MASTER_PORT DEVICE DATA_PATH SAVE_DIR, all in
-# docs/environment.md. Further flags are appended and win over the ones below.
+# docs/environment.md. Further flags are appended and win over the ones below; switches (--swiglu,
+# --group-query-attention, --disable-bias-linear) have no opposite, so edit them here.
 set -euo pipefail
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 fail() {
@@ -35,8 +36,18 @@ else
   rendezvous=(--nnodes "$NNODES" --node-rank "$NODE_RANK" --master-addr "$MASTER_ADDR" --master-port "$MASTER_PORT")
 fi
 
-# Two processes share the model, each pair (or single process, when they are odd) trains on samples of its own.
+# Two processes share the model, each pair (or single process, when they are odd) trains on samples of its own;
+# unless the flags say otherwise.
 processes=$((NNODES * NPROC_PER_NODE)) tensor_parallel=$((NNODES * NPROC_PER_NODE % 2 == 0 ? 2 : 1))
+flags=("$@")
+for i in ${flags[@]+"${!flags[@]}"}; do
+  case "${flags[i]}" in
+    --tensor-model-parallel-size=*) tensor_parallel="${flags[i]#*=}" ;;
+    --tensor-model-parallel-size) tensor_parallel="${flags[i + 1]:-}" ;;
+  esac
+done
+[[ "$tensor_parallel" =~ ^[1-9][0-9]*$ ]] ||
+  fail "--tensor-model-parallel-size $tensor_parallel must be a whole number of at least 1"
 replicas=$((processes / tensor_parallel))
 parallel=(--tensor-model-parallel-size "$tensor_parallel")
 if ((tensor_parallel > 1)); then parallel+=(--sequence-parallel); fi
@@ -67,7 +78,7 @@ fi
 
 python="$(bash "$root/scripts/setup.sh" train)"
 # torchrun gives every process one thread unless told otherwise; share the cores instead.
-cores="$(getconf _NPROCESSORS_ONLN)"
+cores="$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)" # nproc counts those this process may use
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$((cores > NPROC_PER_NODE ? cores / NPROC_PER_NODE : 1))}"
 # torchrun of this environment, whatever else is on PATH. exec: Ctrl-C and the exit status are torchrun's own.
 exec "$python" -m torch.distributed.run "${command[@]:1}"

@@ -63,6 +63,23 @@ def test_one_process_is_not_split():
     assert "--sequence-parallel" not in flags
 
 
+@pytest.mark.parametrize("form", ["--tensor-model-parallel-size {}", "--tensor-model-parallel-size={}"])
+@pytest.mark.parametrize(("processes", "size"), [(2, 1), (4, 4), (8, 1), (8, 4)])
+def test_a_tensor_parallel_size_of_the_callers_decides_what_follows_from_it(processes, size, form):
+    _, flags = split(dry_run(*form.format(size).split(), NPROC_PER_NODE=processes))
+    assert ("--sequence-parallel" in flags) == (size > 1)
+    run = training_flags.parse(flags, world_size=processes)
+    assert run.parallel.tensor_model_parallel_size == size
+    assert run.training.global_batch_size == max(8, 4 * processes // size)
+
+
+def test_a_tensor_parallel_size_that_is_no_number_is_refused():
+    arguments = ["bash", SCRIPT, "--tensor-model-parallel-size", "two"]
+    result = subprocess.run(arguments, env=environment(DRY_RUN=1), capture_output=True, text=True)
+    assert result.returncode == 1
+    assert result.stderr == "pretrain_gpt.sh: --tensor-model-parallel-size two must be a whole number of at least 1\n"
+
+
 @pytest.mark.parametrize("processes", [1, 2, 3, 4, 8, 16, 256])
 def test_the_trainer_accepts_the_flags_for_any_number_of_processes(processes):
     _, flags = split(dry_run(NPROC_PER_NODE=processes, SAVE_DIR="here", DATA_PATH="text.txt", DEVICE="cpu"))
