@@ -32,6 +32,8 @@ torch_version() { "$1" -c 'from importlib.metadata import version; print(version
 choose_environment() {
   local prefix version
   for prefix in "${VIRTUAL_ENV:-}" "${CONDA_PREFIX:-}"; do
+    # .venv itself, activated, is ours all the same: its torch follows constraints.txt.
+    if [[ "$prefix" -ef "$root/.venv" ]]; then continue; fi
     if [[ -z "$prefix" || ! -x "$prefix/bin/python" ]] || ! torch_version "$prefix/bin/python" >/dev/null; then continue; fi
     python="$prefix/bin/python" owned=false
     version="$(version_of "$python")"
@@ -78,6 +80,7 @@ has_extras() {
 require_compiler() {
   local candidate probe
   probe='#include <concepts>
+#include <omp.h>
 #include <span>
 #if defined(__GNUC__) && !defined(__clang__) && __GNUC__ < 12
 #error too old
@@ -86,13 +89,13 @@ static_assert(__cplusplus >= 202002L);'
   for candidate in "${CXX:-g++}" "${CXX:-clang++}"; do
     # Unquoted: CXX may be two words, such as "ccache g++".
     # shellcheck disable=SC2086
-    if $candidate -std=c++20 -fsyntax-only -x c++ - <<<"$probe" >/dev/null 2>&1; then
+    if $candidate -std=c++20 -fopenmp -fsyntax-only -x c++ - <<<"$probe" >/dev/null 2>&1; then
       export CXX="$candidate"
       return
     fi
   done
-  if [[ -n "${CXX:-}" ]]; then fail "CXX='$CXX' does not compile C++20: set it to g++ >= 12 or clang++"; fi
-  fail "no C++20 compiler: install g++ >= 12 (apt-get install g++) or clang++, or set CXX to one"
+  if [[ -n "${CXX:-}" ]]; then fail "CXX='$CXX' does not compile C++20 with OpenMP: set it to g++ >= 12 or clang++"; fi
+  fail "no C++20 compiler with OpenMP: install g++ >= 12 (apt-get install g++) or clang++, or set CXX to one"
 }
 
 require_headers() {

@@ -219,6 +219,13 @@ def test_an_active_environment_with_torch_is_used_and_its_torch_kept(checkout, p
     assert calls[1].endswith("--no-build-isolation --editable .[test,train]")
 
 
+def test_the_checkouts_own_environment_follows_the_pinned_torch_when_active_too(checkout, path, environment):
+    (checkout / ".venv").symlink_to(environment)
+    setup(checkout, path, VIRTUAL_ENV=environment)
+    pinned = " ".join((ROOT / "scripts" / "constraints.txt").read_text().split())
+    assert f"--constraint {pinned} torch" in pip_calls(path)[0]
+
+
 def test_without_torch_the_active_environment_is_left_alone(checkout, path, environment):
     for metadata in environment.glob("lib/python*/site-packages/torch-*/METADATA"):
         metadata.unlink()
