@@ -3,8 +3,6 @@
 Their content is fixed by CANN and stands for any lengths; the mode decides what is visible. 1 = excluded.
 """
 
-import functools
-
 import torch
 from torch import Tensor
 
@@ -29,10 +27,18 @@ def compressed_atten_mask(sparse_mode: int, device: torch.device | str = "cpu") 
     """
     if sparse_mode not in (*_TRIANGLE_MODES, _PREFIX_MODE):
         raise ValueError(f"sparse_mode={sparse_mode} takes no compressed mask; modes 2, 3, 4 and 6 do")
-    return _make(sparse_mode == _PREFIX_MODE, torch.device(device))
+    key = (sparse_mode == _PREFIX_MODE, torch.device(device))
+    if type(torch.empty(0)) is not Tensor:  # fake tensors are being made: they belong to their trace alone
+        return _make(*key)
+    if key not in _made:
+        with torch.inference_mode(False):  # an inference tensor could not be saved for a later backward
+            _made[key] = _make(*key)
+    return _made[key]
 
 
-@functools.cache
+_made: dict[tuple[bool, torch.device], Tensor] = {}
+
+
 def _make(prefix: bool, device: torch.device) -> Tensor:
     triangle = torch.ones(_SIZE, _SIZE, dtype=torch.bool, device=device).triu(diagonal=1)
     if not prefix:

@@ -4,9 +4,6 @@
 #include <c10/core/ScalarType.h>
 #include <c10/util/Exception.h>
 
-#include <algorithm>
-#include <cctype>
-
 namespace ascendspeed {
 
 DType to_dtype(at::ScalarType type) {
@@ -34,11 +31,6 @@ TensorInfo describe(const at::Tensor& tensor) {
 OptionalTensor describe(const std::optional<at::Tensor>& tensor) {
   if (!tensor || !tensor->defined()) return std::nullopt;
   return describe(*tensor);
-}
-
-OptionalInts to_ints(const at::OptionalIntArrayRef& values) {
-  if (!values) return std::nullopt;
-  return values->vec();
 }
 
 void raise_unless_ok(const Status& status) {

@@ -11,7 +11,6 @@ namespace ascendspeed {
 DType to_dtype(at::ScalarType type);
 TensorInfo describe(const at::Tensor& tensor);
 OptionalTensor describe(const std::optional<at::Tensor>& tensor);
-OptionalInts to_ints(const at::OptionalIntArrayRef& values);
 
 // ValueError for what CANN refuses, NotImplementedError for what this build lacks; nothing when accepted.
 void raise_unless_ok(const Status& status);

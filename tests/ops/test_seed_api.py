@@ -4,6 +4,7 @@ import inspect
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 import ascendspeed.ops
 from ascendspeed.ops import (
@@ -112,6 +113,25 @@ def test_compressed_masks_are_the_documented_ones(mode, rows):
     assert not mask[2048:, :1024].any()
     assert mask[2048:, 1024:].all()
     assert compressed_atten_mask(mode) is mask
+
+
+def test_a_mask_first_made_for_evaluation_serves_training(monkeypatch):
+    monkeypatch.setattr("ascendspeed.ops.masks._made", {})
+    query = torch.randn(1, 1, 9, 4, requires_grad=True)
+    with torch.inference_mode():
+        compressed_atten_mask(2)
+    out = flash_attention_score(query, query, query, 1, "BNSD", atten_mask=compressed_atten_mask(2), sparse_mode=2)
+    out.attention_out.sum().backward()
+    assert query.grad is not None
+
+
+def test_a_mask_made_while_tracing_is_not_kept(monkeypatch):
+    monkeypatch.setattr("ascendspeed.ops.masks._made", {})
+    with FakeTensorMode():
+        assert isinstance(compressed_atten_mask(6), FakeTensor)
+    assert type(compressed_atten_mask(6)) is torch.Tensor
+    with FakeTensorMode():
+        assert isinstance(compressed_atten_mask(6), FakeTensor)
 
 
 @pytest.mark.parametrize("mode", [0, 1, 5, 7])
