@@ -27,6 +27,7 @@ def _rules(run: RunConfig) -> list[tuple[bool, str]]:
         "--seq-length": m.seq_length,
         "--ffn-hidden-size": m.ffn_hidden_size,
         "--kv-channels": m.kv_channels,
+        "--recompute-num-layers": m.recompute_num_layers,
         "--make-vocab-size-divisible-by": m.make_vocab_size_divisible_by,
         "--tensor-model-parallel-size": p.tensor_model_parallel_size,
         "--distributed-timeout-minutes": p.distributed_timeout_minutes,
@@ -94,6 +95,15 @@ def _rules(run: RunConfig) -> list[tuple[bool, str]]:
             m.recompute_granularity != "full"
             or (m.recompute_method is not None and m.recompute_num_layers is not None),
             "--recompute-granularity full needs --recompute-method and --recompute-num-layers",
+        ),
+        (
+            m.recompute_method != "uniform" or m.num_layers % max(1, m.recompute_num_layers or 1) == 0,
+            f"--recompute-num-layers={m.recompute_num_layers} does not divide --num-layers={m.num_layers}, "
+            "as --recompute-method uniform needs",
+        ),
+        (
+            m.recompute_method != "block" or (m.recompute_num_layers or 1) <= m.num_layers,
+            f"--recompute-num-layers={m.recompute_num_layers} is more than --num-layers={m.num_layers}",
         ),
         (0 <= o.min_lr <= o.lr, f"--min-lr={o.min_lr} is not between 0 and --lr={o.lr}"),
         (0 <= o.lr_warmup_init <= o.lr, f"--lr-warmup-init={o.lr_warmup_init} is not between 0 and --lr={o.lr}"),

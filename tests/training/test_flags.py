@@ -121,6 +121,7 @@ def test_rotary_has_two_names():
     assert by_switch == by_type
 
 
+FULL = ["--recompute-granularity", "full", "--recompute-method"]
 RULES = [
     (["--num-layers", "0"], "--num-layers=0 is not positive"),
     (["--num-attention-heads", "3"], "--num-attention-heads=3 does not divide --hidden-size=32"),
@@ -133,6 +134,10 @@ RULES = [
     (["--hidden-dropout", "1.5"], "--hidden-dropout=1.5 is not between 0 and 1"),
     (["--recompute-method", "uniform"], "need --recompute-granularity full"),
     (["--recompute-granularity", "full"], "needs --recompute-method and --recompute-num-layers"),
+    ([*FULL, "uniform", "--recompute-num-layers", "0"], "--recompute-num-layers=0 is not positive"),
+    ([*FULL, "block", "--recompute-num-layers", "-1"], "--recompute-num-layers=-1 is not positive"),
+    ([*FULL, "uniform", "--recompute-num-layers", "2", "--num-layers", "3"], "=2 does not divide --num-layers=3"),
+    ([*FULL, "block", "--recompute-num-layers", "3"], "--recompute-num-layers=3 is more than --num-layers=2"),
     (["--min-lr", "1"], "--min-lr=1.0 is not between 0 and --lr"),
     (["--lr-warmup-iters", "6"], "a warm-up of 6 iterations is not shorter than --lr-decay-iters=6"),
     (["--lr-warmup-iters", "1", "--lr-warmup-fraction", "0.1"], "exclude each other"),
@@ -143,6 +148,11 @@ RULES = [
     (["--normalization", "BatchNorm"], "argument --normalization: invalid choice: 'BatchNorm'"),
     (["stray"], "unrecognized arguments: stray"),
 ]
+
+
+def test_a_part_of_the_layers_may_be_recomputed():
+    run = flags.parse([*SMALL, *FULL, "block", "--num-layers", "3", "--recompute-num-layers", "2"], world_size=1)
+    assert run.model.recompute_num_layers == 2
 
 
 @pytest.mark.parametrize(("more", "message"), RULES)
