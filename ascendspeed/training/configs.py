@@ -78,6 +78,13 @@ class ModelConfig:
         """Key and value heads per layer, all tensor-parallel ranks together."""
         return self.num_query_groups if self.group_query_attention else self.num_attention_heads
 
+    @property
+    def mlp_width(self) -> int:
+        """--ffn-hidden-size, or Megatron-LM's default for the kind of MLP; all tensor-parallel ranks together."""
+        if self.ffn_hidden_size is not None:
+            return self.ffn_hidden_size
+        return int(4 * self.hidden_size * 2 / 3 / 64) * 64 if self.swiglu else 4 * self.hidden_size
+
 
 @dataclass(frozen=True, kw_only=True)
 class ParallelConfig:

@@ -51,7 +51,7 @@ def transformer_config(run: RunConfig) -> TransformerConfig:
     return TransformerConfig(
         num_layers=m.num_layers,
         hidden_size=m.hidden_size,
-        ffn_hidden_size=_ffn_hidden_size(run),
+        ffn_hidden_size=m.mlp_width,
         num_attention_heads=m.num_attention_heads,
         num_query_groups=m.query_groups,
         kv_channels=m.kv_channels,
@@ -80,11 +80,3 @@ def transformer_config(run: RunConfig) -> TransformerConfig:
         persist_layer_norm=False,
         apply_rope_fusion=False,
     )
-
-
-def _ffn_hidden_size(run: RunConfig) -> int:
-    """--ffn-hidden-size, or Megatron-LM's default for the kind of MLP."""
-    m = run.model
-    if m.ffn_hidden_size is not None:
-        return m.ffn_hidden_size
-    return int(4 * m.hidden_size * 2 / 3 / 64) * 64 if m.swiglu else 4 * m.hidden_size

@@ -19,6 +19,7 @@ def _rules(run: RunConfig) -> list[tuple[bool, str]]:
     tp = max(1, p.tensor_model_parallel_size)
     heads, groups = max(1, m.num_attention_heads), max(1, m.query_groups)
     per_step = max(1, t.micro_batch_size) * max(1, run.world_size // tp)
+    mlp_width = f"--ffn-hidden-size={m.mlp_width}" + ("" if m.ffn_hidden_size else " (its default here)")
     positive = {
         "--num-layers": m.num_layers,
         "--hidden-size": m.hidden_size,
@@ -69,8 +70,12 @@ def _rules(run: RunConfig) -> list[tuple[bool, str]]:
             f"--num-query-groups={groups} neither divides nor is divisible by --tensor-model-parallel-size={tp}",
         ),
         (
-            m.ffn_hidden_size is None or m.ffn_hidden_size % tp == 0,
-            f"--ffn-hidden-size={m.ffn_hidden_size} is not divisible by --tensor-model-parallel-size={tp}",
+            m.mlp_width > 0,
+            f"--hidden-size={m.hidden_size} with --swiglu gives an MLP of width {m.mlp_width}; give --ffn-hidden-size",
+        ),
+        (
+            m.mlp_width % tp == 0,
+            f"{mlp_width} is not divisible by --tensor-model-parallel-size={tp}",
         ),
         (
             m.max_position_embeddings >= m.seq_length,

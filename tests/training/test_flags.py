@@ -128,6 +128,8 @@ RULES = [
     (["--group-query-attention", "--num-query-groups", "3"], "--num-query-groups=3 does not divide"),
     (["--num-query-groups", "2"], "has no effect without --group-query-attention"),
     (["--max-position-embeddings", "8"], "--max-position-embeddings=8 is less than --seq-length=16"),
+    (["--hidden-size", "16", "--swiglu"], "--hidden-size=16 with --swiglu gives an MLP of width 0; give --ffn-hidden"),
+    (["--ffn-hidden-size", "0"], "--ffn-hidden-size=0 is not positive"),
     (["--sequence-parallel"], "--sequence-parallel needs --tensor-model-parallel-size"),
     (["--global-batch-size", "5"], "--global-batch-size=5 is not divisible by --micro-batch-size=2"),
     (["--attention-dropout", "1.5"], "--attention-dropout=1.5 is not between 0 and 1"),
@@ -166,6 +168,16 @@ def test_heads_must_be_divisible_by_the_tensor_parallel_size():
     )
     assert "--tensor-model-parallel-size=2 does not divide 3 processes" in refusal(
         "--tensor-model-parallel-size", "2", world_size=3
+    )
+
+
+def test_the_mlp_must_be_divisible_by_the_tensor_parallel_size():
+    three = ["--num-attention-heads", "3", "--tensor-model-parallel-size", "3"]
+    assert "--ffn-hidden-size=40 is not divisible by --tensor-model-parallel-size=3" in refusal(
+        *three, "--hidden-size", "48", "--ffn-hidden-size", "40", world_size=3
+    )
+    assert "--ffn-hidden-size=128 (its default here) is not divisible by" in refusal(
+        *three, "--hidden-size", "48", "--swiglu", world_size=3
     )
 
 
