@@ -57,7 +57,8 @@ def prepare(data: DataConfig, cache: Path) -> Prepared:
     if data.tokenizer_type == "NullTokenizer":
         raise Mistake("--tokenizer-type NullTokenizer cannot read text; it is for a Megatron .bin/.idx pair")
     given = _given_tokenizer(data)
-    key = _key(_FORMAT, corpus.fingerprint(path), given[0].to_str() if given else f"bpe {data.vocab_size} {data.split}")
+    made = f"bpe {data.vocab_size} {data.split}"
+    key = _key(_FORMAT, corpus.fingerprint(path), _identity(*given) if given else made)
     folder = cache / key
     if not (folder / "about.json").is_file():
         _make(folder, path, data, given)
@@ -179,7 +180,7 @@ def _tokenizer_of_pair(path: str, data: DataConfig) -> DatasetTokenizer:
             "or --tokenizer-type NullTokenizer and --vocab-size"
         )
     encoder, eod = given
-    return DatasetTokenizer(encoder.get_vocab_size(), eod, identity=_key(encoder.to_str()))
+    return DatasetTokenizer(encoder.get_vocab_size(), eod, identity=_identity(encoder, eod))
 
 
 def _given_tokenizer(data: DataConfig) -> tuple[Tokenizer, int] | None:
@@ -195,6 +196,11 @@ def _given_tokenizer(data: DataConfig) -> tuple[Tokenizer, int] | None:
     if data.vocab_size not in (None, size):
         raise Mistake(f"--vocab-size={data.vocab_size}, but --tokenizer-model {data.tokenizer_model} has {size} tokens")
     return encoder, eod
+
+
+def _identity(encoder: Tokenizer, eod: int) -> str:
+    """Key of a given tokenizer: its tokenizer.json, and the token that ends a document, which another file may name."""
+    return _key(encoder.to_str(), str(eod))
 
 
 def _check_ids(path: str, described: DatasetTokenizer) -> None:

@@ -14,6 +14,7 @@ import os
 from dataclasses import asdict
 from pathlib import Path
 
+from ascendspeed import device as devices
 from ascendspeed.training.configs import RunConfig
 from ascendspeed.training.mistakes import Mistake
 from ascendspeed.training.preprocess import Prepared
@@ -23,14 +24,17 @@ __all__ = ["CONFIGURATION", "TRACKER", "checkpoint_path", "claim", "latest_itera
 CONFIGURATION = "configuration.json"
 TRACKER = "latest_checkpointed_iteration.txt"
 _DATA_CACHE = "data-cache"  # may be there before the first run has got as far as writing its configuration
-# Settings that do not change what is trained; all others must be equal for a run to continue another one.
+# Settings that may differ in a run that continues another one; all others must be equal. train_iters is among them so
+# that a training can be made longer, although the order of samples depends on it: GPTDataset shuffles epochs together.
 _FREE = {
     "parallel": {"distributed_timeout_minutes"},
     "training": {"train_iters", "exit_interval"},
-    "data": {"data_path", "data_cache_path", "num_workers"},  # the content of the data is compared instead
+    # The content of the data, which covers the tokenizer's, is compared instead.
+    "data": {"data_path", "data_cache_path", "num_workers", "tokenizer_type", "tokenizer_model"},
     "checkpoint": None,
     "report": None,
 }
+_FOLLOWS_FROM = {"--lr-decay-iters": " (--train-iters unless given)"}
 
 
 def look_at(run: RunConfig) -> int | None:
@@ -120,7 +124,7 @@ def _check_configuration(flag: str, folder: Path, settings: dict[str, object]) -
     except ValueError as error:
         raise Mistake(f"{flag} {folder}: {file} is not JSON ({error})") from None
     different = [
-        f"{name} is {there.get(name)} there and {value} here"
+        f"{name} is {there.get(name)} there and {value} here{_FOLLOWS_FROM.get(name, '')}"
         for name, value in settings.items()
         if there.get(name) != value
     ]
@@ -138,6 +142,7 @@ def _settings(run: RunConfig) -> dict[str, object]:
             continue
         settings |= {"--" + name.replace("_", "-"): value for name, value in values.items() if name not in free}
     return settings | {
+        "--device": run.parallel.device or devices.current().name,
         "--global-batch-size": run.global_batch_size,
         "--lr-decay-iters": run.lr_decay_iters,
         "number of processes": run.world_size,

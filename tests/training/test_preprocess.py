@@ -101,6 +101,18 @@ def test_a_pair_is_read_where_it_lies(book, tmp_path):
     assert again == prepared
 
 
+def test_the_end_of_a_document_is_part_of_the_content(book, tmp_path):
+    prefix, model = pair(tmp_path, book)
+    settings = tmp_path / "pair" / "tokenizer_config.json"
+
+    def contents() -> set[str]:
+        return {preprocess.prepare(config(p, tokenizer_model=model), tmp_path / "c").content for p in (book, prefix)}
+
+    before = contents()
+    settings.write_text('{"eos_token": "a"}')
+    assert not before & contents()
+
+
 def test_a_pair_needs_to_be_told_its_tokenizer(book, tmp_path):
     prefix, model = pair(tmp_path, book)
     assert "pass the --tokenizer-model that made them" in refusal(prefix, tmp_path / "cache")

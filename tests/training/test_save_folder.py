@@ -1,11 +1,13 @@
 """--save and --load: a folder is continued by the run it belongs to, refused to every other, and never overwritten."""
 
+import dataclasses
 import json
 from pathlib import Path
 
 import pytest
 
-from ascendspeed.training import flags, save_folder
+from ascendspeed import device
+from ascendspeed.training import configs, flags, save_folder
 from ascendspeed.training.mistakes import Mistake
 from ascendspeed.training.preprocess import Prepared
 from ascendspeed.training.tokenizer import null
@@ -65,6 +67,30 @@ def test_lengths_reports_and_paths_are_free(tmp_path):
     here = str(tmp_path)
     more = "--train-iters 12 --lr-decay-iters 6 --log-interval 5 --eval-iters 3 --save-interval 2 --exit-interval 9"
     assert save_folder.look_at(run("--save", here, "--load", here, *more.split(), "--data-path", "moved.txt")) == 4
+
+
+def test_the_device_is_compared_by_what_it_is(tmp_path, monkeypatch):
+    checkpointed(tmp_path, 4)  # --device cpu
+    here = str(tmp_path)
+    unnamed = dataclasses.replace(run("--save", here, "--load", here), parallel=configs.ParallelConfig())
+    monkeypatch.setattr(device, "current", lambda: device.Device("cpu"))
+    assert save_folder.look_at(unnamed) == 4
+    monkeypatch.setattr(device, "current", lambda: device.Device("npu"))
+    with pytest.raises(Mistake, match="--device is cpu there and npu here"):
+        save_folder.look_at(unnamed)
+
+
+def test_the_path_of_the_tokenizer_is_free(tmp_path):
+    checkpointed(tmp_path, 4)  # no --tokenizer-model: PREPARED says what the content is
+    here = ["--save", str(tmp_path), "--load", str(tmp_path)]
+    moved = ["--tokenizer-type", "HuggingFaceTokenizer", "--tokenizer-model", "moved/tokenizer.json"]
+    assert save_folder.look_at(run(*here, *moved)) == 4
+
+
+def test_a_longer_training_is_told_which_flag_to_give(tmp_path):
+    checkpointed(tmp_path, 4)
+    said = refusal("--save", str(tmp_path), "--load", str(tmp_path), "--train-iters", "12")
+    assert said.endswith("--lr-decay-iters is 6 there and 12 here (--train-iters unless given)")
 
 
 def test_other_data_is_refused(tmp_path):
