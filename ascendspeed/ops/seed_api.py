@@ -4,8 +4,6 @@ A thin layer on flash_attention_score for scripts that already call these names:
 SBH only. New code calls flash_attention_score.
 """
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 
@@ -141,9 +139,7 @@ def npu_flash_attention_grad(
 class FlashAttention(nn.Module):
     """`npu_flash_attention` as a module without parameters; its call returns attention_out itself."""
 
-    forward: Callable[..., Tensor]
-
-    def forward(  # type: ignore[no-redef]
+    def forward(
         self,
         query: Tensor,
         key: Tensor,
