@@ -58,8 +58,8 @@ class ModelConfig:
     add_qkv_bias: bool = _flag(False, "bias in the QKV projection only, with --disable-bias-linear")
     qk_layernorm: bool = _flag(False, "normalise each head's query and key")
     untie_embeddings_and_output_weights: bool = _flag(False, "an output matrix of its own")
-    attention_dropout: float = _flag(0.1, "probability of dropping an attention weight, 0 to 1")
-    hidden_dropout: float = _flag(0.1, "probability of dropping a number of the residual branches, 0 to 1")
+    attention_dropout: float = _flag(0.1, "probability of dropping an attention weight, 0 to below 1")
+    hidden_dropout: float = _flag(0.1, "probability of dropping a number of the residual branches, 0 to below 1")
     init_method_std: float = _flag(0.02, "standard deviation of the initial weights, no unit")
     make_vocab_size_divisible_by: int = _flag(128, "vocabulary rows are padded to a multiple of this times TP, rows")
     bf16: bool = _flag(False, "parameters and activations in bfloat16, optimizer in float32")
@@ -77,6 +77,11 @@ class ModelConfig:
     def query_groups(self) -> int:
         """Key and value heads per layer, all tensor-parallel ranks together."""
         return self.num_query_groups if self.group_query_attention else self.num_attention_heads
+
+    @property
+    def head_size(self) -> int:
+        """Numbers per head: --kv-channels, or the hidden size shared out."""
+        return self.hidden_size // max(1, self.num_attention_heads) if self.kv_channels is None else self.kv_channels
 
     @property
     def mlp_width(self) -> int:
@@ -104,7 +109,7 @@ class TrainingConfig:
     global_batch_size: int | None = _flag(None, "samples per iteration; micro batch size x data-parallel ranks")
     train_iters: int = _flag(_REQUIRED, "iterations of the whole training, those before a resume included")
     exit_interval: int | None = _flag(None, "save and end at the first iteration divisible by this, iterations")
-    seed: int = _flag(1234, "seed of weights, dropout and data order, no unit")
+    seed: int = _flag(1234, "seed of weights, dropout and data order, 0 to 2**32 - 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,8 +129,8 @@ class OptimizerConfig:
     clip_grad: float = _flag(
         1.0, "largest global L2 norm of the gradient, no unit; 0: no clipping, and the norm is not computed"
     )
-    adam_beta1: float = _flag(0.9, "decay of the mean of gradients per iteration, 0 to 1")
-    adam_beta2: float = _flag(0.999, "decay of the mean of squared gradients per iteration, 0 to 1")
+    adam_beta1: float = _flag(0.9, "decay of the mean of gradients per iteration, 0 to below 1")
+    adam_beta2: float = _flag(0.999, "decay of the mean of squared gradients per iteration, 0 to below 1")
     adam_eps: float = _flag(1e-8, "added to the root of the mean square, no unit")
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from ascendspeed.device import Device
 from ascendspeed.integrations.megatron.contract import report_attention_contract
-from ascendspeed.training import checkpoint, data, model, optimizer, save_folder
+from ascendspeed.training import checkpoint, data, model, operator_limits, optimizer, save_folder
 from ascendspeed.training.configs import RunConfig
 from ascendspeed.training.initialize import world
 from ascendspeed.training.mistakes import on_rank_0
@@ -16,6 +16,7 @@ __all__ = ["train"]
 
 def train(run: RunConfig) -> None:
     """Train from the start, or from the checkpoint of --load, to --train-iters; then validate and draw the curve."""
+    operator_limits.check(run)
     with world(run) as device:
         _train(run, device)
 

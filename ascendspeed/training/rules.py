@@ -1,5 +1,9 @@
 """The rules a configuration must satisfy that need no file, no device and no process group to be decided."""
 
+import dataclasses
+import math
+from collections.abc import Iterator
+
 from ascendspeed.training.configs import RunConfig
 from ascendspeed.training.mistakes import Mistake
 
@@ -8,9 +12,18 @@ __all__ = ["check"]
 
 def check(run: RunConfig) -> None:
     """Raise `Mistake` for the first rule that `run` breaks; the message has the flag, its value and the rule."""
-    for holds, message in _rules(run):
-        if not holds:
-            raise Mistake(message)
+    for rules in (_finite, _rules):
+        for holds, message in rules(run):
+            if not holds:
+                raise Mistake(message)
+
+
+def _finite(run: RunConfig) -> Iterator[tuple[bool, str]]:
+    """First of all, since the other rules count with these numbers."""
+    for group in dataclasses.asdict(run).values():
+        for name, value in group.items() if isinstance(group, dict) else ():
+            if isinstance(value, float):
+                yield math.isfinite(value), f"--{name.replace('_', '-')}={value} is not a finite number"
 
 
 def _rules(run: RunConfig) -> list[tuple[bool, str]]:
@@ -19,6 +32,7 @@ def _rules(run: RunConfig) -> list[tuple[bool, str]]:
     tp = max(1, p.tensor_model_parallel_size)
     heads, groups = max(1, m.num_attention_heads), max(1, m.query_groups)
     per_step = max(1, t.micro_batch_size) * max(1, run.world_size // tp)
+    rotated = int(m.head_size * m.rotary_percent)
     mlp_width = f"--ffn-hidden-size={m.mlp_width}" + ("" if m.ffn_hidden_size else " (its default here)")
     positive = {
         "--num-layers": m.num_layers,
@@ -28,6 +42,7 @@ def _rules(run: RunConfig) -> list[tuple[bool, str]]:
         "--seq-length": m.seq_length,
         "--ffn-hidden-size": m.ffn_hidden_size,
         "--kv-channels": m.kv_channels,
+        "--rotary-base": m.rotary_base,
         "--recompute-num-layers": m.recompute_num_layers,
         "--make-vocab-size-divisible-by": m.make_vocab_size_divisible_by,
         "--tensor-model-parallel-size": p.tensor_model_parallel_size,
@@ -44,12 +59,27 @@ def _rules(run: RunConfig) -> list[tuple[bool, str]]:
     }
     rules = [(value is None or value > 0, f"{name}={value} is not positive") for name, value in positive.items()]
     fractions = {
-        "--attention-dropout": m.attention_dropout,
-        "--hidden-dropout": m.hidden_dropout,
         "--rotary-percent": m.rotary_percent,
         "--lr-warmup-fraction": o.lr_warmup_fraction,
     }
     rules += [(v is None or 0 <= v <= 1, f"{name}={v} is not between 0 and 1") for name, v in fractions.items()]
+    below_1 = {
+        "--attention-dropout": m.attention_dropout,
+        "--hidden-dropout": m.hidden_dropout,
+        "--adam-beta1": o.adam_beta1,
+        "--adam-beta2": o.adam_beta2,
+    }
+    rules += [(0 <= v < 1, f"{name}={v} is not at least 0 and below 1") for name, v in below_1.items()]
+    not_negative = {
+        "--norm-epsilon": m.norm_epsilon,
+        "--init-method-std": m.init_method_std,
+        "--weight-decay": o.weight_decay,
+        "--clip-grad": o.clip_grad,
+        "--adam-eps": o.adam_eps,
+        "--eval-iters": r.eval_iters,
+        "--num-workers": run.data.num_workers,
+    }
+    rules += [(value >= 0, f"{name}={value} is negative") for name, value in not_negative.items()]
     rules += [
         (
             run.world_size % tp == 0,
@@ -110,6 +140,12 @@ def _rules(run: RunConfig) -> list[tuple[bool, str]]:
             m.recompute_method != "block" or (m.recompute_num_layers or 1) <= m.num_layers,
             f"--recompute-num-layers={m.recompute_num_layers} is more than --num-layers={m.num_layers}",
         ),
+        (
+            m.position_embedding_type != "rope" or rotated % 2 == 0,
+            f"rotary position embeddings rotate pairs, but --rotary-percent={m.rotary_percent} of a head of size "
+            f"{m.head_size} (--kv-channels) is {rotated}",
+        ),
+        (0 <= t.seed < 2**32, f"--seed={t.seed} is not between 0 and 2**32 - 1"),
         (0 <= o.min_lr <= o.lr, f"--min-lr={o.min_lr} is not between 0 and --lr={o.lr}"),
         (0 <= o.lr_warmup_init <= o.lr, f"--lr-warmup-init={o.lr_warmup_init} is not between 0 and --lr={o.lr}"),
         (
@@ -120,10 +156,6 @@ def _rules(run: RunConfig) -> list[tuple[bool, str]]:
             0 <= run.lr_warmup_iters < max(1, run.lr_decay_iters),
             f"a warm-up of {run.lr_warmup_iters} iterations is not shorter than --lr-decay-iters={run.lr_decay_iters}",
         ),
-        (o.weight_decay >= 0, f"--weight-decay={o.weight_decay} is negative"),
-        (o.clip_grad >= 0, f"--clip-grad={o.clip_grad} is negative"),
-        (r.eval_iters >= 0, f"--eval-iters={r.eval_iters} is negative"),
-        (run.data.num_workers >= 0, f"--num-workers={run.data.num_workers} is negative"),
         (
             len(run.data.data_path) <= 1,
             f"--data-path: {len(run.data.data_path)} paths; blending of several is not there yet, pass one",

@@ -121,6 +121,7 @@ def test_rotary_has_two_names():
     assert by_switch == by_type
 
 
+ROPE = ["--position-embedding-type", "rope"]
 FULL = ["--recompute-granularity", "full", "--recompute-method"]
 RULES = [
     (["--num-layers", "0"], "--num-layers=0 is not positive"),
@@ -132,8 +133,22 @@ RULES = [
     (["--ffn-hidden-size", "0"], "--ffn-hidden-size=0 is not positive"),
     (["--sequence-parallel"], "--sequence-parallel needs --tensor-model-parallel-size"),
     (["--global-batch-size", "5"], "--global-batch-size=5 is not divisible by --micro-batch-size=2"),
-    (["--attention-dropout", "1.5"], "--attention-dropout=1.5 is not between 0 and 1"),
-    (["--hidden-dropout", "1.5"], "--hidden-dropout=1.5 is not between 0 and 1"),
+    (["--attention-dropout", "1"], "--attention-dropout=1.0 is not at least 0 and below 1"),
+    (["--hidden-dropout", "1"], "--hidden-dropout=1.0 is not at least 0 and below 1"),
+    (["--hidden-dropout", "-0.1"], "--hidden-dropout=-0.1 is not at least 0 and below 1"),
+    (["--adam-beta1", "2"], "--adam-beta1=2.0 is not at least 0 and below 1"),
+    (["--adam-beta2", "1"], "--adam-beta2=1.0 is not at least 0 and below 1"),
+    (["--rotary-percent", "1.5"], "--rotary-percent=1.5 is not between 0 and 1"),
+    (["--seed", "-1"], "--seed=-1 is not between 0 and 2**32 - 1"),
+    (["--seed", "4294967296"], "--seed=4294967296 is not between 0 and 2**32 - 1"),
+    (["--adam-eps=-0.1"], "--adam-eps=-0.1 is negative"),
+    (["--norm-epsilon=-0.1"], "--norm-epsilon=-0.1 is negative"),
+    (["--init-method-std", "-0.1"], "--init-method-std=-0.1 is negative"),
+    (["--rotary-base", "0"], "--rotary-base=0 is not positive"),
+    (["--lr", "inf"], "--lr=inf is not a finite number"),
+    (["--lr-warmup-fraction", "nan"], "--lr-warmup-fraction=nan is not a finite number"),
+    ([*ROPE, "--kv-channels", "7"], "--rotary-percent=1.0 of a head of size 7 (--kv-channels) is 7"),
+    ([*ROPE, "--rotary-percent", "0.4"], "--rotary-percent=0.4 of a head of size 8 (--kv-channels) is 3"),
     (["--recompute-method", "uniform"], "need --recompute-granularity full"),
     (["--recompute-granularity", "full"], "needs --recompute-method and --recompute-num-layers"),
     ([*FULL, "uniform", "--recompute-num-layers", "0"], "--recompute-num-layers=0 is not positive"),

@@ -169,6 +169,10 @@ MISTAKES = [
     ),
     (["--num-layer", "2"], "error: --num-layer is not a flag; did you mean --num-layers?"),
     (["--split", "0,1"], "error: --split 0,1: "),
+    (
+        ["--hidden-size", "2000", "--num-attention-heads", "2"],
+        "error: the attention operator does not take --seq-length=16 with --num-attention-heads=2 of size 1000",
+    ),
 ]
 
 
