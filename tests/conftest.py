@@ -1,6 +1,7 @@
 """What every test gets: hypothesis profiles and uninitialised memory that shows.
 
-HYPOTHESIS_PROFILE chooses: "default" for every day and CI, "soak" for as many examples as HYPOTHESIS_EXAMPLES says.
+HYPOTHESIS_PROFILE chooses: "default" for every day and CI, the same examples each time; "soak" for as many new ones as
+HYPOTHESIS_EXAMPLES says.
 """
 
 import os
@@ -11,11 +12,12 @@ from hypothesis import HealthCheck, settings
 
 _SLOW_IS_FINE = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example]
 settings.register_profile(
-    "default", deadline=None, max_examples=150, print_blob=True, suppress_health_check=_SLOW_IS_FINE
+    "default", deadline=None, derandomize=True, max_examples=150, print_blob=True, suppress_health_check=_SLOW_IS_FINE
 )
 settings.register_profile(
     "soak",
     settings.get_profile("default"),
+    derandomize=False,
     max_examples=int(os.environ.get("HYPOTHESIS_EXAMPLES", "20000")),
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
