@@ -44,5 +44,6 @@ def check(run: RunConfig) -> None:
     except (ValueError, NotImplementedError) as error:
         raise Mistake(
             f"the attention operator does not take --seq-length={m.seq_length} with "
-            f"--num-attention-heads={m.num_attention_heads} of size {m.head_size} on {tp} tensor-parallel ranks: {error}"
+            f"--num-attention-heads={m.num_attention_heads} of size {m.head_size} "
+            f"on {tp} tensor-parallel ranks: {error}"
         ) from None
