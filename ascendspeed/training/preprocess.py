@@ -18,12 +18,13 @@ from pathlib import Path
 
 import numpy
 import torch
-from megatron.core.datasets.indexed_dataset import DType, IndexedDataset, IndexedDatasetBuilder
+from megatron.core.datasets.indexed_dataset import DType, IndexedDatasetBuilder
 from tokenizers import Tokenizer
 
 from ascendspeed.training import corpus, tokenizer
 from ascendspeed.training.configs import DataConfig
 from ascendspeed.training.mistakes import Mistake
+from ascendspeed.training.pair import token_dtype
 from ascendspeed.training.split import Split
 from ascendspeed.training.tokenizer import DatasetTokenizer
 
@@ -207,7 +208,7 @@ def _check_ids(path: str, described: DatasetTokenizer) -> None:
     """`Mistake` if an id in the data is none of the tokenizer's: embedding and loss would silently mask it."""
     if os.path.getsize(path + ".bin") == 0:
         raise Mistake(f"--data-path {path}: {path}.bin holds no tokens")
-    tokens = numpy.memmap(path + ".bin", dtype=IndexedDataset(path).index.dtype, mode="r")
+    tokens = numpy.memmap(path + ".bin", dtype=token_dtype(path), mode="r")
     for start in range(0, len(tokens), _TOKENS_PER_LOOK):
         block = tokens[start : start + _TOKENS_PER_LOOK]
         for outside in (int(block.max()), int(block.min())):

@@ -142,6 +142,13 @@ def test_a_pair_without_tokens_is_refused(tmp_path):
     assert "holds no tokens" in refusal(tmp_path / "a", tmp_path / "cache", tokenizer_type="NullTokenizer")
 
 
+def test_a_corrupt_pair_is_refused_before_anything_is_made(book, tmp_path):
+    prefix, model = pair(tmp_path, book)
+    prefix.with_suffix(".idx").write_bytes(b"corrupt")
+    assert "is not a Megatron .bin/.idx pair" in refusal(prefix, tmp_path / "cache", tokenizer_model=model)
+    assert not (tmp_path / "cache").exists()
+
+
 def test_text_has_no_null_tokenizer(book, tmp_path):
     assert "cannot read text" in refusal(book, tmp_path / "cache", tokenizer_type="NullTokenizer")
 
