@@ -10,7 +10,8 @@ from ascendspeed.training.mistakes import Mistake
 __all__ = ["documents", "fingerprint"]
 
 # A text without document marks is cut at blank lines into documents of at least this many characters: long enough for
-# a sample, short enough that the parts of --split come out close to the shares asked for.
+# a sample, short enough that the parts of --split come out close to the shares asked for. A paragraph that has as many
+# ends at its next line break, so that a text without blank lines has documents too.
 _DOCUMENT_CHARACTERS = 4096
 # A paragraph at least this long that was seen before is left out of Python's manual: its topics quote one another, and
 # a quotation across the border of the split would let the model be examined on what it has read.
@@ -21,7 +22,8 @@ _BLOCK_BYTES = 1 << 20
 def documents(path: str | None) -> Iterator[str]:
     """The documents of `path` in order, none empty; Python's manual when it is None.
 
-    `.jsonl`: one object per line, its "text" is a document. Anything else is UTF-8 text, cut at blank lines.
+    `.jsonl`: one object per line, its "text" is a document. Anything else is UTF-8 text, cut at blank lines, and at
+    line breaks where there is none for long.
     `Mistake` names the file, the line and the rule.
     """
     if path is None:
@@ -62,14 +64,16 @@ def _manual_paragraphs() -> Iterator[str]:
 
 def _paragraphs(path: Path) -> Iterator[str]:
     lines: list[str] = []
+    characters = 0
     try:
         with path.open(encoding="utf-8") as stream:
             for line in stream:
                 if line.strip():
                     lines.append(line)
-                elif lines:
+                    characters += len(line)
+                if lines and (not line.strip() or characters > _DOCUMENT_CHARACTERS):  # more: the line break goes
                     yield "".join(lines).rstrip("\n")
-                    lines = []
+                    lines, characters = [], 0
     except UnicodeDecodeError as error:
         raise Mistake(f"--data-path {path} is not UTF-8 text: {error.reason} at byte {error.start}") from None
     if lines:

@@ -30,7 +30,7 @@ from ascendspeed.training.tokenizer import DatasetTokenizer
 
 __all__ = ["Prepared", "main", "prepare", "write"]
 
-_FORMAT = "1"  # part of every key: a change of what is written below changes it
+_FORMAT = "2"  # part of every key: a change of what is written below changes it
 _TOKENS_PER_LOOK = 1 << 24
 
 

@@ -29,6 +29,16 @@ def test_text_is_cut_at_blank_lines_and_nothing_is_lost(tmp_path):
     assert len(documents) > 5
 
 
+def test_text_without_blank_lines_is_cut_at_line_breaks_and_nothing_is_lost(tmp_path):
+    lines = [f"the line number {i}" for i in range(3000)]
+    file = tmp_path / "lines.txt"
+    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    documents = list(corpus.documents(str(file)))
+    assert "\n".join(documents).split("\n") == lines
+    assert all(4096 <= len(document) < 4096 + len("the line number 3000") for document in documents[:-1])
+    assert len(documents) > 10
+
+
 def test_jsonl_gives_one_document_per_object(tmp_path):
     file = tmp_path / "a.jsonl"
     file.write_text('{"text": "one"}\n\n{"text": "  "}\n{"text": "zwölf", "id": 3}\n', encoding="utf-8")
