@@ -1,4 +1,4 @@
-"""The settings of a run: one frozen dataclass per concern, each field one flag with Megatron-LM's name and default.
+"""The settings of a run: one frozen dataclass per concern, each field one flag, Megatron-LM's unless marked (ours).
 
 This is the only list of flags that are honoured: `flags` makes the command line of it and `docs/training.md` its table.
 A field `num_layers` is the flag `--num-layers`; a bool is a switch. `RunConfig` holds the groups plus the number of
@@ -126,9 +126,7 @@ class OptimizerConfig:
     lr_warmup_fraction: float | None = _flag(None, "warm-up as a share of --lr-decay-iters, 0 to 1")
     lr_warmup_init: float = _flag(0.0, "learning rate before the first iteration of the warm-up, no unit")
     weight_decay: float = _flag(0.01, "weight decay, a share of the weight per unit of learning rate")
-    clip_grad: float = _flag(
-        1.0, "largest global L2 norm of the gradient, no unit; 0: no clipping, and the norm is not computed"
-    )
+    clip_grad: float = _flag(1.0, "largest global L2 norm of the gradient, no unit; 0: no clipping")
     adam_beta1: float = _flag(0.9, "decay of the mean of gradients per iteration, 0 to below 1")
     adam_beta2: float = _flag(0.999, "decay of the mean of squared gradients per iteration, 0 to below 1")
     adam_eps: float = _flag(1e-8, "added to the root of the mean square, no unit")

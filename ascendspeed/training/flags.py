@@ -134,7 +134,8 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> _Parser:
     parser = _Parser(
         prog="python -m ascendspeed.training.pretrain_gpt",
-        description="Pretrain a GPT with megatron-core. Flags have Megatron-LM's names, meaning and defaults.",
+        description="Pretrain a GPT with megatron-core. Flags have Megatron-LM's names, meaning and defaults unless "
+        "marked (ours).",
         allow_abbrev=False,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )

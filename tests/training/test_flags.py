@@ -77,6 +77,11 @@ def test_defaults_are_megatrons(name):
 def test_every_honoured_flag_but_device_is_one_of_megatrons():
     names = {f.name.replace("_", "-") for group in flags.GROUPS.values() for f in dataclasses.fields(group)}
     assert names - known_flags.MEGATRON_LM == {"device"}
+    ours = {
+        f.name for group in flags.GROUPS.values() for f in dataclasses.fields(group) if "(ours)" in f.metadata["help"]
+    }
+    assert ours == {"device"}
+    assert "unless marked (ours)" in DOCS.read_text(encoding="utf-8")
 
 
 def test_an_unknown_flag_comes_with_a_suggestion():

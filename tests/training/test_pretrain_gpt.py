@@ -153,6 +153,16 @@ def test_it_learns_more_than_how_frequent_the_tokens_are(tmp_path, cache, capsys
     assert history(tmp_path / "s")[-1]["validation_loss"] < unigram - 0.3
 
 
+def test_without_clipping_the_norm_is_measured_all_the_same(tmp_path, cache):
+    """--clip-grad 0 changes the steps, not the report: the first gradient is the same with and without."""
+    first = {}
+    for clip in ("0", "0.001"):
+        save = tmp_path / clip
+        main([*TINY, *cache, "--train-iters", "2", "--clip-grad", clip, "--save", str(save)])
+        first[clip] = history(save)[0]["grad_norm"]
+    assert first["0"] == first["0.001"] > 0.001
+
+
 def test_a_run_that_diverges_says_so(tmp_path, cache, capsys):
     with pytest.raises(SystemExit) as left:
         main([*TINY, *cache, "--lr", "1e30", "--clip-grad", "0"])
