@@ -2,7 +2,6 @@
 
 import contextlib
 import datetime
-import logging
 import os
 import random
 import warnings
@@ -41,7 +40,7 @@ def world(run: RunConfig) -> Iterator[Device]:
         parallel_state.initialize_model_parallel(tensor_model_parallel_size=run.parallel.tensor_model_parallel_size)
         _seed(run.training.seed)
         with warnings.catch_warnings():
-            _quieten(device)
+            _quieten()
             yield device
     finally:
         parallel_state.destroy_model_parallel()
@@ -65,7 +64,7 @@ def _seed(seed: int) -> None:
     model_parallel_cuda_manual_seed(seed)
 
 
-def _quieten(device: Device) -> None:
+def _quieten() -> None:
     """Leave out of the log what is known and asks nothing of the reader."""
     if dist.get_rank() != 0:
         warnings.simplefilter("ignore")  # rank 0 says it for all
@@ -78,6 +77,3 @@ def _quieten(device: Device) -> None:
         ".*deprecating ShardedTensor",
     ):
         warnings.filterwarnings("ignore", message=old, category=FutureWarning)
-    if device.name == "cpu":
-        # It warns when the CPU's generator moves while the device's is in use: here they are the same one.
-        logging.getLogger("megatron.core.tensor_parallel.random").setLevel(logging.ERROR)
