@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+from ascendspeed.training.save_folder import write_atomically
+
 __all__ = ["History"]
 
 
@@ -20,14 +22,13 @@ class History:
                 if record["iteration"] <= iteration and not record.get("final"):
                     kept.append(record)
         self._records = kept
-        self._file = file.open("w", encoding="utf-8", buffering=1)
-        for record in kept:
-            self._write(record)
+        write_atomically(file, "".join(map(_line, kept)))  # a run that is killed here loses no line
+        self._file = file.open("a", encoding="utf-8", buffering=1)
 
     def add(self, record: dict[str, object]) -> None:
         """Append {"iteration": ..., and "loss" or "validation_loss": ...}; floats keep all their digits."""
         self._records.append(record)
-        self._write(record)
+        self._file.write(_line(record))
 
     def draw(self, unigram_entropy: float | None) -> Path:
         """Draw the curve of training and validation loss, with the unigram entropy as a line; return the PNG."""
@@ -54,5 +55,6 @@ class History:
         """Close the file."""
         self._file.close()
 
-    def _write(self, record: dict[str, object]) -> None:
-        self._file.write(json.dumps(record) + "\n")
+
+def _line(record: dict[str, object]) -> str:
+    return json.dumps(record) + "\n"

@@ -1,6 +1,9 @@
 """The history keeps every digit, forgets what was never checkpointed, and draws what it holds."""
 
 import json
+import os
+
+import pytest
 
 from ascendspeed.training.history import History
 
@@ -25,6 +28,22 @@ def test_floats_survive_and_a_resume_drops_what_came_after(tmp_path):
         {"iteration": 2, "validation_loss": 0.1},
         {"iteration": 3, "loss": 5.0},
     ]
+
+
+def test_a_resume_that_is_killed_while_it_shortens_the_file_loses_nothing(tmp_path, monkeypatch):
+    history = History(tmp_path, 0)
+    for iteration in (1, 2, 3):
+        history.add({"iteration": iteration, "loss": 1.0})
+    history.close()
+    before = records(tmp_path)
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        History(tmp_path, 2)
+    assert records(tmp_path) == before
 
 
 def test_a_new_run_starts_a_new_history(tmp_path):
