@@ -127,13 +127,14 @@ def _dtype(attention: AscendDotProductAttention) -> torch.dtype:
 def _describe(attention: AscendDotProductAttention, row: MappingRow, device: torch.device) -> str:
     case = next(_cases(attention, row, device))[1]
     plan = attention.plan(case.query, case.key, case.attention_mask)
-    given = {"nothing": "attention_mask None", "mask": "a bool attention_mask", "lengths": "prefix lengths"}[row.given]
+    mask = "if a bool attention_mask is given"
+    given = {"nothing": "with attention_mask None", "mask": mask, "lengths": "with prefix lengths"}[row.given]
     window = "" if attention.window_size is None else f" window {attention.window_size}"
     if attention.window_size is not None and _across(attention.window_size) is None:
         window += " (too wide for the check to reach its edges)"
     backend = f"cpu/{active_isa()}" if device.type == "cpu" else device.type
     return (
-        f"mask {row.kind}{window} with {given}"
+        f"mask {row.kind}{window} {given}"
         f" | layout {attention.layout} sparse_mode {plan.sparse_mode}"
         f" atten_mask {'none' if plan.atten_mask is None else list(plan.atten_mask.shape[-2:])}"
         f" pre_tockens {plan.pre_tockens} next_tockens {plan.next_tockens}"

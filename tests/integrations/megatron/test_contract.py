@@ -134,7 +134,7 @@ SAID = [
     ("causal_bottom_right", {}, ["sparse_mode 3"]),
     ("no_mask", {}, ["sparse_mode 0", "atten_mask none"]),
     ("no_mask", {"window_size": (3, 2)}, ["sparse_mode 4", "pre_tockens 3 next_tockens 2"]),
-    ("arbitrary", {}, ["with a bool attention_mask", "sparse_mode 1"]),
+    ("arbitrary", {}, ["mask arbitrary if a bool attention_mask is given", "sparse_mode 1"]),
     (
         "prefix",
         {"num_query_groups": 1},
