@@ -2,7 +2,8 @@
 
 To first order in u = 2^-24, the rounding unit of float32 (Higham, Accuracy and Stability of Numerical Algorithms,
 chapter 3: a sum of n terms is off by at most n u times the sum of magnitudes, in any order). Where a relative error is
-not small it is carried as expm1(error). Nothing here is tuned: each term is named.
+not small it is carried as expm1(error); where numbers underflow, an absolute error is added. Nothing here is tuned: each
+term is named.
 
 Shapes: query [B, N, Sq, D], key and value repeated to N heads.
 """
@@ -16,6 +17,7 @@ from ascendspeed.ops import reference
 
 _U = torch.finfo(torch.float32).eps / 2
 _FLUSH = 2 * torch.finfo(torch.float32).smallest_normal  # exp gives 0 where its result would be denormal
+_DENORMAL = torch.finfo(torch.float32).smallest_normal * 2 * _U  # what a product that underflows may lose
 _EXP_ULPS = 4  # the kernels' exp is within 2 ulp = 4 u
 _KEYS_PER_STEP = 16  # at least as many keys per step of the online softmax; more steps mean more rounding
 
@@ -36,7 +38,7 @@ class Bound(NamedTuple):
 def _rounded(value: Tensor, error: Tensor, dtype: torch.dtype) -> Tensor:
     """`error` plus rounding value +- error once to `dtype`."""
     if dtype == torch.float32:
-        return error + _U * (value.abs() + error)
+        return error + _U * (value.abs() + error) + _DENORMAL
     info = torch.finfo(dtype)
     return error + info.eps / 2 * (value.abs() + error) + info.smallest_normal * info.eps / 2
 
@@ -91,6 +93,7 @@ def bounds(
     sum_error = weight_error + (keys + 1) * _U
     total_error = 2 * sum_error + 5 * _U
     out_error = total_error * ((exact.probabilities * factor) @ v.abs()) + _FLUSH * ((visible * factor) @ v.abs())
+    out_error = out_error + keys * _DENORMAL
 
     # P in the backward: scores again, with the forward's max and sum.
     p = exact.probabilities
@@ -101,7 +104,12 @@ def bounds(
     dp = (dy @ v.transpose(-1, -2)) * factor
     delta = (dy * exact.attention_out).sum(dim=-1, keepdim=True)
     ds = p * (dp - delta).abs()
-    ds_error = p * ((v_dim + 4) * _U * dp_scale + delta_error) + ds * (p_error + 4 * _U) + _FLUSH * (dp - delta).abs()
+    ds_error = (
+        p * ((v_dim + 4) * _U * dp_scale + delta_error)
+        + ds * (p_error + 4 * _U)
+        + _FLUSH * (dp - delta).abs()
+        + 2 * _DENORMAL
+    )
 
     def over_group(t: Tensor) -> Tensor:
         return t.unflatten(1, (kv_heads, group)).sum(dim=2)
@@ -109,17 +117,18 @@ def bounds(
     dq_error = abs(scale) * ((ds_error + (keys + 2) * _U * ds) @ k.abs())
     dk_error = abs(scale) * over_group((ds_error + (rows + 2) * _U * ds).transpose(-1, -2) @ q.abs())
     dv_error = over_group((p * factor * (p_error + (rows + 4) * _U) + _FLUSH * factor).transpose(-1, -2) @ dy.abs())
+    dq_error, dk_error, dv_error = dq_error + keys * _DENORMAL, dk_error + rows * _DENORMAL, dv_error + rows * _DENORMAL
     dpse = dsink = None
     if pse_shape is not None:
         by = abs(scale) if shift_in_scale else 1.0
         summed = ds.shape[0] * ds.shape[2]
-        dpse_error = (by * (ds_error + (summed + 1) * _U * ds)).sum_to_size(pse_shape)
+        dpse_error = (by * (ds_error + (summed + 1) * _U * ds)).sum_to_size(pse_shape) + summed * _DENORMAL
         dpse = _rounded((by * gradients.ds).sum_to_size(pse_shape), dpse_error, dtype)
     if sink is not None:
         weight = torch.exp(sink.double().view(1, -1, 1) - exact.softmax_max) / exact.softmax_sum
         terms = weight * delta.squeeze(-1).abs()
         relative = p_error.squeeze(-1) + (terms.shape[0] * terms.shape[2] + 4) * _U
-        dsink = (terms * relative + weight * delta_error.squeeze(-1)).sum(dim=(0, 2))
+        dsink = (terms * relative + weight * delta_error.squeeze(-1) + 2 * _DENORMAL).sum(dim=(0, 2))
     finite_max = exact.softmax_max.clamp(min=-spread.squeeze(-1).clamp(min=1.0))  # -FLT_MAX of empty rows is exact
     return Bound(
         out_rounded,
