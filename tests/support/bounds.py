@@ -2,8 +2,8 @@
 
 To first order in u = 2^-24, the rounding unit of float32 (Higham, Accuracy and Stability of Numerical Algorithms,
 chapter 3: a sum of n terms is off by at most n u times the sum of magnitudes, in any order). Where a relative error is
-not small it is carried as expm1(error); where numbers underflow, an absolute error is added. Nothing here is tuned: each
-term is named.
+not small it is carried as expm1(error); where numbers underflow an absolute error is added. Nothing here is tuned:
+each term is named.
 
 Shapes: query [B, N, Sq, D], key and value repeated to N heads.
 """
