@@ -25,6 +25,7 @@ enum SparseMode : int64_t {
 struct Interval {
   int64_t begin, end;  // keys begin <= j < end; empty when end <= begin
   bool empty() const { return end <= begin; }
+  bool meets(const Interval& other) const { return begin < other.end && other.begin < end; }
 };
 
 // Rows and columns of the two documented compressed masks.

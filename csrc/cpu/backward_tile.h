@@ -27,6 +27,11 @@ struct BackwardWorkspace {
         mask(scratch.take<uint8_t>(int64_t{kRowBlock} * kKeyLeading)),
         keep(scratch.take<uint8_t>(int64_t{kRowBlock} * kKeyLeading)) {}
 
+  // The workspace of one thread, in memory that has room for bytes() for each.
+  static BackwardWorkspace at(void* workspaces, int thread, const Geometry& g) {
+    Scratch mine(static_cast<char*>(workspaces) + thread * bytes(g));
+    return BackwardWorkspace(g, mine);
+  }
   static int64_t bytes(const Geometry& g) {
     Scratch counter(nullptr);
     BackwardWorkspace workspace(g, counter);

@@ -166,21 +166,14 @@ void flash_backward(const BackwardParams& p, const Parallel& parallel, void* scr
   for (int64_t i = 0; i < shared.kv_heads; ++i) new (&shared.blocks_done[i]) Counter(0);
   const Backward backward(p, shared);
   char* workspaces = static_cast<char*>(scratch) + shared_scratch.used();
-  const int64_t bytes = BackwardWorkspace::bytes(p.geometry);
-  const auto for_each = [&](int64_t tasks, auto&& body) {
-    std::atomic<int64_t> next{0};
-    run_parallel(parallel, [&](int thread) {
-      Scratch mine(workspaces + thread * bytes);
-      const BackwardWorkspace workspace(p.geometry, mine);
-      for (int64_t task = next++; task < tasks; task = next++) body(workspace, task);
-    });
-  };
-  for_each(p.geometry.batch * p.geometry.heads * shared.row_blocks,
-           [&](const BackwardWorkspace& w, int64_t task) { backward.prepare_rows(w, task); });
+  const auto make_workspace = [&](int thread) { return BackwardWorkspace::at(workspaces, thread, p.geometry); };
+  for_each_task(parallel, p.geometry.batch * p.geometry.heads * shared.row_blocks, make_workspace,
+                [&](const BackwardWorkspace& w, int64_t task) { backward.prepare_rows(w, task); });
   if (p.dsink != nullptr) backward.sum_sinks();
-  for_each(shared.kv_heads * shared.kv_blocks, [&](const BackwardWorkspace& w, int64_t task) {
-    backward.key_block(w, task / shared.kv_blocks, task % shared.kv_blocks);
-  });
+  for_each_task(parallel, shared.kv_heads * shared.kv_blocks, make_workspace,
+                [&](const BackwardWorkspace& w, int64_t task) {
+                  backward.key_block(w, task / shared.kv_blocks, task % shared.kv_blocks);
+                });
   if (p.dpse.data != nullptr) pse_backward(backward, parallel, workspaces);
 }
 

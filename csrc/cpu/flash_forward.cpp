@@ -4,7 +4,6 @@
 // transposed) once for all of them.
 #include "cpu/flash_forward.h"
 
-#include <atomic>
 #include <cfloat>
 
 #include "cpu/microkernel.h"
@@ -116,7 +115,7 @@ void forward_rows(const ForwardParams& p, const Microkernel& kernel, const Works
       const int64_t first = row + block * kRowBlock;
       const int count = std::min(kRowBlock, rows - block * kRowBlock);
       const Interval seen = visible_keys_of_rows(p.sparsity, g, b, first, first + count);
-      if (seen.begin >= key + keys || seen.end <= key) continue;
+      if (!seen.meets({key, key + keys})) continue;
       attend(p, kernel, w, {b, head, first, key, count, keys}, block);
     }
   }
@@ -137,18 +136,16 @@ void flash_forward(const ForwardParams& p, const Parallel& parallel, void* scrat
   const int64_t tasks_per_head = ceil_div(g.q_len, rows_per_task);
   const int64_t tasks = g.batch * g.heads * tasks_per_head;
   const int64_t bytes = workspace_bytes(g, blocks);
-  std::atomic<int64_t> next{0};
-
-  run_parallel(parallel, [&](int thread) {
+  const auto make_workspace = [&](int thread) {
     Scratch mine(static_cast<char*>(scratch) + thread * bytes);
-    const Workspace workspace(g, blocks, mine);
-    for (int64_t task = next++; task < tasks; task = next++) {
-      const int64_t head = task / tasks_per_head;
-      // Later rows first: under a causal mask they are the long ones, and the short ones fill the gaps at the end.
-      const int64_t row = (tasks_per_head - 1 - task % tasks_per_head) * rows_per_task;
-      forward_rows(p, kernel, workspace, head / g.heads, head % g.heads, row,
-                   static_cast<int>(std::min(rows_per_task, g.q_len - row)));
-    }
+    return Workspace(g, blocks, mine);
+  };
+  for_each_task(parallel, tasks, make_workspace, [&](const Workspace& workspace, int64_t task) {
+    const int64_t head = task / tasks_per_head;
+    // Later rows first: under a causal mask they are the long ones, and the short ones fill the gaps at the end.
+    const int64_t row = (tasks_per_head - 1 - task % tasks_per_head) * rows_per_task;
+    forward_rows(p, kernel, workspace, head / g.heads, head % g.heads, row,
+                 static_cast<int>(std::min(rows_per_task, g.q_len - row)));
   });
 }
 

@@ -1,6 +1,5 @@
 // The CPU kernels of the two operators: rules, then outputs, then parameters, then csrc/cpu.
 #include <ATen/Parallel.h>
-#include <ATen/TensorUtils.h>
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
 
