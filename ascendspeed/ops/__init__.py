@@ -4,12 +4,13 @@ Importing it needs torch and the compiled ascendspeed._C, nothing else.
 """
 
 from ascendspeed.ops.dropout import draw_seed, dropout_gen_mask
-from ascendspeed.ops.flash_attention import FlashAttentionScoreOutput, flash_attention_score
+from ascendspeed.ops.flash_attention import NO_LIMIT, FlashAttentionScoreOutput, flash_attention_score
 from ascendspeed.ops.library import active_isa
 from ascendspeed.ops.masks import compressed_atten_mask
 from ascendspeed.ops.seed_api import FlashAttention, npu_flash_attention, npu_flash_attention_grad
 
 __all__ = [
+    "NO_LIMIT",
     "FlashAttention",
     "FlashAttentionScoreOutput",
     "active_isa",

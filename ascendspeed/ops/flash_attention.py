@@ -13,9 +13,9 @@ from torch import Tensor
 from ascendspeed.ops import dropout
 from ascendspeed.ops import library as library  # registers fake kernels and gradients
 
-__all__ = ["FlashAttentionScoreOutput", "flash_attention_score"]
+__all__ = ["NO_LIMIT", "FlashAttentionScoreOutput", "flash_attention_score"]
 
-_NO_LIMIT = 2147483647
+NO_LIMIT = 2147483647  # pre_tockens, next_tockens: as far as there are keys
 
 
 class FlashAttentionScoreOutput(NamedTuple):
@@ -46,8 +46,8 @@ def flash_attention_score(
     kv_start_idx: Sequence[int] | None = None,
     scale: float = 1.0,
     keep_prob: float = 1.0,
-    pre_tockens: int = _NO_LIMIT,
-    next_tockens: int = _NO_LIMIT,
+    pre_tockens: int = NO_LIMIT,
+    next_tockens: int = NO_LIMIT,
     inner_precise: int = 0,
     sparse_mode: int = 0,
     pse_type: int = 1,

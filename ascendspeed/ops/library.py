@@ -50,9 +50,9 @@ def _filled(op: torch._ops.OpOverload, given: tuple) -> dict[str, Any]:
     return dict(zip((p.name for p in parameters), (*given, *defaults), strict=True))
 
 
-def _check(op: torch._ops.OpOverload, rule: Any, given: tuple) -> None:
-    """Apply the C++ rules to a call's arguments."""
-    checkable = [_checkable(argument) for argument in _filled(op, given).values()]
+def _check(rule: Any, arguments: dict[str, Any]) -> None:
+    """Apply the C++ rules to all arguments of a call."""
+    checkable = [_checkable(argument) for argument in arguments.values()]
     if all(known for known, _ in checkable):
         rule(*(argument for _, argument in checkable))
 
@@ -61,7 +61,7 @@ def _check(op: torch._ops.OpOverload, rule: Any, given: tuple) -> None:
 def _(
     query: Tensor, key: Tensor, value: Tensor, head_num: int, input_layout: str, *attributes: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
-    _check(_FORWARD, _C.check_forward, (query, key, value, head_num, input_layout, *attributes))
+    _check(_C.check_forward, _filled(_FORWARD, (query, key, value, head_num, input_layout, *attributes)))
     batch, length = layout.batch_and_length(query, input_layout)
     stats = (batch, head_num, length, _STAT_LANES)
     return (
@@ -74,7 +74,7 @@ def _(
 @torch.library.register_fake("ascendspeed::flash_attention_score_grad")
 def _(query: Tensor, key: Tensor, value: Tensor, *others: Any) -> tuple[Tensor, ...]:
     arguments = _filled(_BACKWARD, (query, key, value, *others))
-    _check(_BACKWARD, _C.check_backward, tuple(arguments.values()))
+    _check(_C.check_backward, arguments)
     pse, sink = arguments["pse"], arguments["sink"]
     return (
         query.new_empty(query.shape),
@@ -95,10 +95,10 @@ def _save(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor, Tensor]) -> Non
     attention_out, softmax_max, softmax_sum = output
     ctx.mark_non_differentiable(softmax_max, softmax_sum)
     ctx.set_materialize_grads(False)
-    # Tensors go through save_for_backward, so that autograd notices one that is changed in place meanwhile.
     ctx.needs_dpse, ctx.needs_dsink = (
         isinstance(attributes[i], Tensor) and attributes[i].requires_grad for i in (_PSE, _SINK)
     )
+    # Tensors go through save_for_backward, so that autograd notices one that is changed in place meanwhile.
     ctx.is_tensor = [isinstance(a, Tensor) for a in attributes]
     ctx.values = [None if isinstance(a, Tensor) else a for a in attributes]
     tensors = (a for a in attributes if isinstance(a, Tensor))

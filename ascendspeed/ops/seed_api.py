@@ -7,12 +7,11 @@ SBH only. New code calls flash_attention_score.
 import torch
 from torch import Tensor, nn
 
-from ascendspeed.ops.flash_attention import flash_attention_score
+from ascendspeed.ops.flash_attention import NO_LIMIT, flash_attention_score
 from ascendspeed.ops.layout import batch_and_length
 
 __all__ = ["FlashAttention", "npu_flash_attention", "npu_flash_attention_grad"]
 
-_NO_LIMIT = 2147483647
 _LAYOUTS = ("BSH", "SBH")
 
 
@@ -27,8 +26,8 @@ def npu_flash_attention(
     atten_mask: Tensor | None = None,
     scale: float = 1.0,
     keep_prob: float = 1.0,
-    pre_tockens: int = _NO_LIMIT,
-    next_tockens: int = _NO_LIMIT,
+    pre_tockens: int = NO_LIMIT,
+    next_tockens: int = NO_LIMIT,
     gen_mask_parallel: bool = True,
     sync: bool = False,
 ) -> list[Tensor]:
@@ -84,8 +83,8 @@ def npu_flash_attention_grad(
     attention_in: Tensor | None = None,
     scale_value: float = 1.0,
     keep_prob: float = 1.0,
-    pre_tockens: int = _NO_LIMIT,
-    next_tockens: int = _NO_LIMIT,
+    pre_tockens: int = NO_LIMIT,
+    next_tockens: int = NO_LIMIT,
     gen_mask_parallel: bool = True,
     sync: bool = False,
 ) -> list[Tensor | None]:
@@ -151,8 +150,8 @@ class FlashAttention(nn.Module):
         atten_mask: Tensor | None = None,
         scale: float = 1.0,
         keep_prob: float = 1.0,
-        pre_tockens: int = _NO_LIMIT,
-        next_tockens: int = _NO_LIMIT,
+        pre_tockens: int = NO_LIMIT,
+        next_tockens: int = NO_LIMIT,
         gen_mask_parallel: bool = True,
         sync: bool = False,
     ) -> Tensor:

@@ -13,11 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ascendspeed.ops import compressed_atten_mask
+from ascendspeed.ops import NO_LIMIT, compressed_atten_mask
 
 __all__ = ["MAPPING", "MASK_KINDS", "AttentionPlan", "MappingRow", "plan_attention"]
-
-UNBOUNDED = 2147483647  # pre_tockens/next_tockens: no bound on this side
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,8 +32,8 @@ class AttentionPlan:
     sparse_mode: int = 0
     atten_mask: Tensor | None = None
     prefix: tuple[int, ...] | None = None
-    pre_tockens: int = UNBOUNDED
-    next_tockens: int = UNBOUNDED
+    pre_tockens: int = NO_LIMIT
+    next_tockens: int = NO_LIMIT
     inner_precise: int = 0
 
 
@@ -178,4 +176,4 @@ def _checked_band(window_size: tuple[int, int], kind: str) -> tuple[int, int]:
         raise ValueError(
             f"window_size={window_size} looks {right} keys ahead, but mask {kind!r} sees none; right must be 0"
         )
-    return (UNBOUNDED if left == -1 else left, UNBOUNDED if right == -1 else right)
+    return (NO_LIMIT if left == -1 else left, NO_LIMIT if right == -1 else right)

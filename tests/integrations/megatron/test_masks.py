@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from ascendspeed.integrations.megatron.contract import excluded_by_megatron
-from ascendspeed.integrations.megatron.masks import MAPPING, MASK_KINDS, UNBOUNDED, MappingRow, plan_attention
-from ascendspeed.ops import flash_attention_score, reference
+from ascendspeed.integrations.megatron.masks import MAPPING, MASK_KINDS, MappingRow, plan_attention
+from ascendspeed.ops import NO_LIMIT, flash_attention_score, reference
 from tests.support.ranks import run_ranks
 
 BATCH, HEADS, GROUPS, SIZE = 2, 4, 2, 8
@@ -163,7 +163,7 @@ def test_a_window_of_w_keys_is_w_minus_1_before_the_query():
 
 
 def test_no_bound_is_minus_1():
-    assert plan("no_mask", None, 8, 8, (-1, 2)).pre_tockens == UNBOUNDED
+    assert plan("no_mask", None, 8, 8, (-1, 2)).pre_tockens == NO_LIMIT
 
 
 def test_a_plan_is_frozen():
