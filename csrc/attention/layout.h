@@ -1,7 +1,8 @@
 // input_layout: which dimension of a tensor is batch, head, position and head size.
 //
 // B batch, N query heads, Nkv key/value heads, Sq/Skv lengths, D size of a query/key head, Dv of a value head,
-// H = N * D. In BSH and SBH the heads lie side by side in H: h = n * D + d.
+// H = N * D. In BSH and SBH the heads lie side by side in H: h = n * D + d. In TND the sequences of a batch, each with
+// lengths of its own, lie end to end in T.
 #pragma once
 
 #include <array>
@@ -13,21 +14,41 @@
 
 namespace ascendspeed {
 
-enum class Layout { kBSH, kSBH, kBSND, kBNSD };
+enum class Layout { kBSH, kSBH, kBSND, kBNSD, kTND };
+
+// One element of the batch: its lengths, where it lies in packed tensors, and what lies before it.
+struct Sequence {
+  int64_t index = 0;  // b
+  int64_t q_len = 0, kv_len = 0;
+  int64_t q_begin = 0, kv_begin = 0;  // first row and key along T; 0 where the batch is a dimension
+  int64_t rows_before = 0;            // sum of Sq over the sequences before
+  int64_t scores_before = 0;          // sum of Sq * Skv over the sequences before
+
+  bool empty() const { return q_len == 0 || kv_len == 0; }
+};
 
 // Sizes every kernel and rule works with, whatever the layout was.
 struct Geometry {
   int64_t batch = 0;
   int64_t heads = 0;     // N
   int64_t kv_heads = 0;  // Nkv; query head n reads key/value head n / (N / Nkv)
-  int64_t q_len = 0;
+  int64_t q_len = 0;     // the longest sequence's, as kv_len
   int64_t kv_len = 0;
-  int64_t qk_dim = 0;  // D
-  int64_t v_dim = 0;   // Dv
+  int64_t qk_dim = 0;                   // D
+  int64_t v_dim = 0;                    // Dv
+  int64_t rope_dim = 0;                 // size of query_rope's and key_rope's heads, 0 without them
+  int64_t q_total = 0, kv_total = 0;    // positions along the length dimension of tensors: Sq, Skv or T
+  const Sequence* sequences = nullptr;  // [batch] in TND, else nullptr: all alike
 
   int64_t group() const { return kv_heads == 0 ? 0 : heads / kv_heads; }
+  int64_t score_dim() const { return qk_dim + rope_dim; }
   bool output_is_empty() const { return batch == 0 || heads == 0 || q_len == 0; }
   bool nothing_to_attend() const { return kv_heads == 0 || kv_len == 0 || qk_dim == 0; }
+
+  Sequence sequence(int64_t b) const {
+    if (sequences != nullptr) return sequences[b];
+    return {b, q_len, kv_len, 0, 0, b * q_len, b * q_len * kv_len};
+  }
 };
 
 // Elements between neighbours along each axis of [batch, head, position, dim].
@@ -38,7 +59,8 @@ struct Strides {
 // Upper-cases and parses; the message of a failure names the layouts there are.
 Status parse_layout(const std::string& text, Layout* layout);
 
-// Sizes from the shapes of query, key and value. Refuses what cannot be one attention problem.
+// Sizes from the shapes of query, key and value; in TND as if it were one sequence. Refuses what cannot be one
+// attention problem.
 Status deduce_geometry(Layout layout, int64_t head_num, const TensorInfo& query, const TensorInfo& key,
                        const TensorInfo& value, Geometry* geometry);
 

@@ -19,7 +19,7 @@ constexpr int64_t kStatLanes = 8;
 
 struct ConstView {
   const void* data = nullptr;
-  Strides strides;  // as [batch, head, position, dim]
+  Strides strides;  // as [batch, head, position, dim]; in TND the batch has 0 and positions count along T
 };
 
 struct View {
@@ -43,25 +43,34 @@ struct AttentionParams {
   const float* sink = nullptr;  // [N], contiguous: one more logit per query head that carries no value; or nullptr
   Dropout dropout;
   ConstView query, key, value;
+  ConstView query_rope, key_rope;  // where geometry.rope_dim > 0: more of the head, beside that of query and key
+  bool stats_by_position = false;  // softmax_max and softmax_sum are [T, N, 8], else [N, Sq, 8] for each sequence
+
+  // Number of the statistics of a row, in rows of kStatLanes.
+  int64_t statistic(const Sequence& s, int64_t head, int64_t row) const {
+    if (stats_by_position) return (s.rows_before + row) * geometry.heads + head;
+    return s.rows_before * geometry.heads + head * s.q_len + row;
+  }
 };
 
 struct ForwardParams : AttentionParams {
   View attention_out;
-  float* softmax_max = nullptr;  // [B, N, Sq, 8], contiguous
-  float* softmax_sum = nullptr;  // [B, N, Sq, 8], contiguous
+  float* softmax_max = nullptr;  // contiguous, numbered by statistic()
+  float* softmax_sum = nullptr;
 };
 
-// Where the gradient of a pse tensor goes: contiguous [1 or B, N, 1 or Sq, Skv] of the call's dtype.
+// Where the gradient of a pse tensor goes, in the call's dtype; contiguous along keys.
 struct PseGradient {
   void* data = nullptr;  // nullptr: not wanted
-  bool per_batch = false, per_row = false;
+  PsePlanes planes;
 };
 
 struct BackwardParams : AttentionParams {
   ConstView dy, attention_in;
-  const float* softmax_max = nullptr;  // [B, N, Sq, 8], contiguous; lane 0 is read
+  const float* softmax_max = nullptr;  // contiguous, numbered by statistic(); lane 0 is read
   const float* softmax_sum = nullptr;
   View dq, dk, dv;
+  View dq_rope, dk_rope;
   PseGradient dpse;
   float* dsink = nullptr;  // [N], contiguous; or nullptr
 };

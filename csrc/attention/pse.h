@@ -12,6 +12,7 @@
 #include <cstdint>
 
 #include "attention/dtype.h"
+#include "attention/layout.h"
 
 namespace ascendspeed {
 
@@ -21,17 +22,37 @@ constexpr int64_t kPseCompressedRows = 1024;
 
 inline bool is_generated(int64_t pse_type) { return pse_type == kLinearDistance || pse_type == kRootDistance; }
 
+// Where the numbers of one sequence and head lie, in elements from the start of the tensor.
+struct PsePlane {
+  int64_t origin, row, column;  // row is 0 where all rows share one
+};
+
+// Where the numbers of a pse tensor, or of its gradient, lie.
+struct PsePlanes {
+  int64_t batch = 0, head = 0, row = 0, column = 0;  // strides in elements; broadcast axes have 0
+  // One dimension (TND): the planes [N, Sq, Skv] of the sequences end to end, or [N, Skv] where row is 0.
+  bool packed = false;
+
+  PsePlane plane(const Sequence& s, int64_t n, int64_t heads) const {
+    if (!packed) return {s.index * batch + n * head, row, column};
+    if (row == 0) return {(heads * s.kv_begin + n * s.kv_len) * column, 0, column};
+    return {(heads * s.scores_before + n * s.q_len * s.kv_len) * column, s.kv_len * column, column};
+  }
+};
+
 struct Pse {
   const void* data = nullptr;  // nullptr: no shift
   DType dtype = DType::kFloat32;
   int64_t type = kInsideScale;
-  int64_t batch = 0, head = 0, row = 0, column = 0;  // strides in elements; broadcast axes have 0
-  int64_t shift = 0;                                 // kv_start - q_start
+  PsePlanes planes;
+  int64_t shift = 0;               // kv_start - q_start
+  bool shifts_first_only = false;  // the others have a shift of 0 (sparse_mode 8)
   bool compressed = false;
 
   // The factors on q.k and, after the shift is added, on the sum.
   float before(float scale) const { return type == kInsideScale ? 1.0f : scale; }
   float after(float scale) const { return type == kInsideScale ? scale : 1.0f; }
+  int64_t shift_of(const Sequence& s) const { return shifts_first_only && s.index != 0 ? 0 : shift; }
 };
 
 }  // namespace ascendspeed

@@ -2,7 +2,8 @@
 //
 // In every mode the keys left visible by the mode itself are one interval per row, and both ends grow with the
 // row. That is what lets kernels skip whole tiles. Modes 0, 1 and 5 additionally apply the caller's mask; in the
-// compressed modes (2, 3, 4, 6) the mode alone decides. Rows and keys count from 0; off = kv_len - q_len.
+// others, which take a compressed mask, the mode alone decides. Rows and keys count from 0 in each sequence;
+// off = kv_len - q_len of the sequence.
 #pragma once
 
 #include <algorithm>
@@ -13,13 +14,16 @@
 namespace ascendspeed {
 
 enum SparseMode : int64_t {
-  kDefaultMask = 0,      // the mask, inside the band i - pre <= j <= i + next
-  kAllMask = 1,          // the mask
-  kLeftUpCausal = 2,     // j <= i
-  kRightDownCausal = 3,  // j <= i + off
-  kBand = 4,             // i + off - pre <= j <= i + off + next
-  kPrefix = 5,           // the mask; its documented content is that of mode 6
-  kPrefixCompressed = 6  // j < prefix[b] or j <= i + off
+  kDefaultMask = 0,       // the mask, inside the band i - pre <= j <= i + next
+  kAllMask = 1,           // the mask
+  kLeftUpCausal = 2,      // j <= i
+  kRightDownCausal = 3,   // j <= i + off
+  kBand = 4,              // i + off - pre <= j <= i + off + next
+  kPrefix = 5,            // the mask; its documented content is that of mode 6
+  kPrefixCompressed = 6,  // j < prefix[b] or j <= i + off
+  // TND only, for a long sequence whose query rows were split among devices; a batch of one sequence is mode 4.
+  kRightDownBandLast = 7,  // the last sequence with rows: mode 4; the others: mode 3
+  kLeftUpBandFirst = 8     // the first sequence with rows: mode 4; the others: mode 2
 };
 
 struct Interval {
@@ -33,19 +37,34 @@ constexpr int64_t kCompressedRows = 2048;
 constexpr int64_t kCompressedPrefixRows = 3072;
 constexpr int64_t kCompressedColumns = 2048;
 
+// True when the caller's mask must be [2048, 2048] or [3072, 2048] whatever the lengths are.
+inline bool takes_compressed_mask(int64_t mode) { return mode != kDefaultMask && mode != kAllMask && mode != kPrefix; }
+
+// The sequence of modes 7 and 8 that has a band; -1 where no sequence has rows.
+inline int64_t band_sequence(int64_t mode, const Geometry& g) {
+  for (int64_t n = 0; n < g.batch; ++n) {
+    const int64_t b = mode == kRightDownBandLast ? g.batch - 1 - n : n;
+    if (g.sequence(b).q_len > 0) return b;
+  }
+  return -1;
+}
+
 struct Sparsity {
   bool masked = false;  // false: no atten_mask was given, every key is visible and the mode is ignored
   int64_t mode = kDefaultMask;
   int64_t pre_tockens = 0, next_tockens = 0;
   const int64_t* prefix = nullptr;  // [batch], mode 6
+  int64_t band = -1;                // band_sequence of modes 7 and 8
 
-  bool mask_decides() const { return masked && (mode == kDefaultMask || mode == kAllMask || mode == kPrefix); }
+  bool mask_decides() const { return masked && !takes_compressed_mask(mode); }
+
+  // The mode of one sequence: modes 7 and 8 mix others.
+  int64_t mode_of(const Sequence& s, const Geometry& g) const {
+    if (mode != kRightDownBandLast && mode != kLeftUpBandFirst) return mode;
+    if (g.batch == 1 || s.index == band) return kBand;
+    return mode == kRightDownBandLast ? kRightDownCausal : kLeftUpCausal;
+  }
 };
-
-// True when the caller's mask must be [2048, 2048] or [3072, 2048] whatever the lengths are.
-inline bool takes_compressed_mask(int64_t mode) {
-  return mode == kLeftUpCausal || mode == kRightDownCausal || mode == kBand || mode == kPrefixCompressed;
-}
 
 // Tokens beyond any length mean "no limit"; clamping keeps i + tokens far from overflow.
 inline int64_t clamp_tokens(int64_t tokens) {
@@ -57,17 +76,17 @@ inline int64_t clamp_tokens(int64_t tokens) {
 struct Band {
   int64_t before, after;
 };
-inline Band band_of(int64_t mode, int64_t pre_tockens, int64_t next_tockens, const Geometry& g) {
-  const int64_t off = mode == kBand ? g.kv_len - g.q_len : 0;
+inline Band band_of(int64_t mode, int64_t pre_tockens, int64_t next_tockens, const Sequence& s) {
+  const int64_t off = mode == kBand ? s.kv_len - s.q_len : 0;
   return {clamp_tokens(pre_tockens) - off, clamp_tokens(next_tockens) + off};
 }
 
-// Keys that row `i` of batch `b` may see as far as the mode is concerned, clamped to [0, kv_len].
-inline Interval visible_keys(const Sparsity& sparsity, const Geometry& g, int64_t b, int64_t i) {
-  int64_t begin = 0, end = g.kv_len;
+// Keys that row `i` of a sequence may see as far as the mode is concerned, clamped to [0, kv_len].
+inline Interval visible_keys(const Sparsity& sparsity, const Geometry& g, const Sequence& s, int64_t i) {
+  int64_t begin = 0, end = s.kv_len;
   if (sparsity.masked) {
-    const int64_t off = g.kv_len - g.q_len;
-    switch (sparsity.mode) {
+    const int64_t off = s.kv_len - s.q_len, mode = sparsity.mode_of(s, g);
+    switch (mode) {
       case kLeftUpCausal:
         end = i + 1;
         break;
@@ -75,11 +94,11 @@ inline Interval visible_keys(const Sparsity& sparsity, const Geometry& g, int64_
         end = i + off + 1;
         break;
       case kPrefixCompressed:
-        end = std::max(sparsity.prefix[b], i + off + 1);
+        end = std::max(sparsity.prefix[s.index], i + off + 1);
         break;
       case kDefaultMask:
       case kBand: {
-        const Band band = band_of(sparsity.mode, sparsity.pre_tockens, sparsity.next_tockens, g);
+        const Band band = band_of(mode, sparsity.pre_tockens, sparsity.next_tockens, s);
         begin = i - band.before;
         end = i + band.after + 1;
         break;
@@ -88,13 +107,13 @@ inline Interval visible_keys(const Sparsity& sparsity, const Geometry& g, int64_
         break;  // modes 1 and 5: the mask alone
     }
   }
-  return {std::clamp<int64_t>(begin, 0, g.kv_len), std::clamp<int64_t>(end, 0, g.kv_len)};
+  return {std::clamp<int64_t>(begin, 0, s.kv_len), std::clamp<int64_t>(end, 0, s.kv_len)};
 }
 
 // The smallest interval that holds the visible keys of rows [first, last).
-inline Interval visible_keys_of_rows(const Sparsity& sparsity, const Geometry& g, int64_t b, int64_t first,
+inline Interval visible_keys_of_rows(const Sparsity& sparsity, const Geometry& g, const Sequence& s, int64_t first,
                                      int64_t last) {
-  return {visible_keys(sparsity, g, b, first).begin, visible_keys(sparsity, g, b, last - 1).end};
+  return {visible_keys(sparsity, g, s, first).begin, visible_keys(sparsity, g, s, last - 1).end};
 }
 
 }  // namespace ascendspeed
