@@ -20,7 +20,10 @@ X86 = platform.machine() in ("x86_64", "AMD64")
 
 SOURCES = [
     "csrc/attention/layout.cpp",
+    "csrc/attention/mask_rules.cpp",
+    "csrc/attention/pse_rules.cpp",
     "csrc/attention/rules.cpp",
+    "csrc/attention/sequences.cpp",
     "csrc/cpu/dispatch.cpp",
     "csrc/cpu/flash_backward.cpp",
     "csrc/cpu/flash_forward.cpp",

@@ -39,6 +39,8 @@ def flash_attention_score(
     padding_mask: Tensor | None = None,
     atten_mask: Tensor | None = None,
     sink: Tensor | None = None,
+    query_rope: Tensor | None = None,
+    key_rope: Tensor | None = None,
     prefix: Sequence[int] | None = None,
     actual_seq_qlen: Sequence[int] | None = None,
     actual_seq_kvlen: Sequence[int] | None = None,
@@ -59,40 +61,49 @@ def flash_attention_score(
 ) -> FlashAttentionScoreOutput:
     """attention_out = dropout(softmax(mask(scale * Q K^T))) V, without ever holding the Sq x Skv scores.
 
-    B batch, N = head_num query heads, Nkv key/value heads, Sq/Skv lengths, D head size of query and key, Dv of value.
-    Differentiable in query, key and value; sums are float32 whatever the dtype, and results do not depend on the
-    number of threads.
+    B batch, N = head_num query heads, Nkv key/value heads, Sq/Skv lengths, D head size of query and key, Dv of value, T
+    the sum of the lengths of a packed batch. Differentiable in query, key, value, pse, sink and the rope inputs; sums
+    are float32 whatever the dtype, and results do not depend on the number of threads.
 
     Args:
-        query: [B, Sq, N*D] (BSH), [Sq, B, N*D] (SBH), [B, Sq, N, D] (BSND) or [B, N, Sq, D] (BNSD); float16, bfloat16
-            or float32; any strides. D is at most 768, N at most 256.
+        query: [B, Sq, N*D] (BSH), [Sq, B, N*D] (SBH), [B, Sq, N, D] (BSND), [B, N, Sq, D] (BNSD) or [T, N, D] (TND,
+            sequences of any lengths end to end); float16, bfloat16 or float32; any strides. D is at most 768, N 256.
         key: as query, with Skv and Nkv heads of size D. Nkv divides N; query head n reads head n // (N / Nkv).
         value: as key, with heads of size Dv <= D.
         head_num: query heads of this rank: num_attention_heads / tensor_model_parallel_size.
-        input_layout: BSH, SBH, BSND or BNSD, in any case.
+        input_layout: BSH, SBH, BSND, BNSD or TND, in any case.
         atten_mask: bool or uint8, 1 = position is left out. Without it nothing is masked, whatever sparse_mode says.
             Modes 0, 1: [B, N, Sq, Skv], [B, 1, Sq, Skv], [1, 1, Sq, Skv] or [Sq, Skv]; mode 5 the first two (any if
-            B is 1); modes 2, 3, 4, 6: `compressed_atten_mask(sparse_mode)`.
+            B is 1); modes 2, 3, 4, 6, 7, 8: `compressed_atten_mask(sparse_mode)`. TND: modes 0, 1 take [longest Sq,
+            longest Skv], shared by all sequences.
+        actual_seq_qlen, actual_seq_kvlen: TND: where each sequence ends in query and in key: cumulative lengths, one
+            for each of at most 20000 sequences, which may be empty. Where zeros end both lists, what follows the last
+            sequence takes no part: its results and gradients are 0.
+        softmax_layout: TND: how softmax_max and softmax_sum lie in memory, see Returns.
         prefix: mode 6 (and 5): for each batch element the number of leading keys that every row sees.
         scale: factor on Q K^T, usually D ** -0.5; not applied for you.
         pre_tockens, next_tockens: modes 0 and 4: keys a row sees to the left and right of its own position.
         inner_precise: 0, 1 or 2; a row that sees no key has attention_out 0 in each of them.
         sparse_mode: 0 mask and band, 1 mask, 2 causal from the top left, 3 causal from the bottom right, 4 band from
-            the bottom right, 5 prefix with a full mask, 6 prefix.
+            the bottom right, 5 prefix with a full mask, 6 prefix; TND only (which has no mode 5): 7 the last
+            sequence as in mode 4 and the others as in 3, 8 the first as in mode 4 and the others as in 2.
         keep_prob: probability of keeping an entry of the softmax, in (0, 1]; kept ones are divided by it.
         drop_mask: uint8, 1-D, one bit for each of the B*N*Sq*Skv probabilities, bit e % 8 of byte e // 8, 1 = kept,
-            numbered in the order [B, N, Sq, Skv] whatever the layout; more bytes than needed are accepted. When
+            numbered in the order [B, N, Sq, Skv] whatever the layout (TND: the [N, Sq, Skv] of each sequence end to
+            end); more bytes than needed are accepted. When
             given it is what is applied, with keep_prob as the divisor.
         seed, offset: without drop_mask and with keep_prob < 1, what the mask is generated from, tile by tile and never
             whole: `dropout_gen_mask(query, B*N*Sq*Skv, keep_prob, seed, offset)`. If both are 0, a seed is drawn from
             the default generator of query's device. The backward uses the same mask.
         pse: pse_type 1 (inside the scale) and 0 (outside): [B or 1, N, Sq or 1, Skv] of query's dtype, added to the
             scores; differentiable. 1024 rows stand for more under a causal mask, see docs/operator.md.
+            TND: one dimension, the [N, Sq, Skv] or [N, Skv] of the sequences end to end.
             pse_type 2 and 3: float32 slopes [N] or [B, N]; slope * distance or slope * sqrt(distance) is subtracted.
         q_start_idx, kv_start_idx: for pse_type 2 and 3; distance is abs(j + kv_start_idx[0] - i - q_start_idx[0]).
         sink: float32 [N], one more logit per query head that carries no value; float16 or bfloat16 inputs only;
             differentiable.
-        actual_seq_qlen, actual_seq_kvlen: for layout TND, which is not implemented yet.
+        query_rope, key_rope: bfloat16 [T, N, Drope] and [T, Nkv, Drope], Drope <= D: the score of a position is
+            q . k + query_rope . key_rope. TND in bfloat16 with an atten_mask only, without pse, dropout and mode 6.
         padding_mask: reserved by CANN, must be None.
         gen_mask_parallel, sync: which stream a device makes its dropout mask on; they never change a number.
 
@@ -100,11 +111,13 @@ def flash_attention_score(
         attention_out: query's shape with heads of size Dv, query's dtype.
         softmax_max, softmax_sum: [B, N, Sq, 8] float32, the row maximum of the scaled scores and the row sum of
             exp(score - maximum), each 8 times; the backward needs them. A row that sees no key has -FLT_MAX, FLT_MAX.
+            TND: [T, N, 8]; with softmax_layout "" the memory of each sequence is [N, Sq, 8], with "TND" (also spelt
+            "same_as_input") it is [Sq, N, 8], as the shape says.
         softmax_out: reserved by CANN; an empty tensor.
 
     Raises:
-        ValueError: CANN 161002, a value, shape or dtype breaks a rule; the message names argument, value and rule.
-        NotImplementedError: legal in CANN and not built here; the message names the argument.
+        ValueError: CANN 161001, an argument is missing that others need, or 161002, a value, shape or dtype breaks a
+            rule; the message names argument, value and rule.
 
     Source: aclnnFlashAttentionScore, "Parameters" and "Constraints"; docs/operator.md.
     """
@@ -121,6 +134,8 @@ def flash_attention_score(
         padding_mask=padding_mask,
         atten_mask=atten_mask,
         sink=sink,
+        query_rope=query_rope,
+        key_rope=key_rope,
         prefix=prefix,
         actual_seq_qlen=actual_seq_qlen,
         actual_seq_kvlen=actual_seq_kvlen,

@@ -9,10 +9,12 @@ from typing import Any
 
 from torch import Tensor
 
-__all__ = ["batch_and_length", "from_bnsd", "output_shape", "to_bnsd"]
+__all__ = ["batch_and_length", "from_bnsd", "output_shape", "stats_shape", "to_bnsd"]
 
 # Dimension of batch and of length. Heads lie in dimension `heads`, or side by side in the last one (None).
 _DIMS = {"BSH": (0, 1, None), "SBH": (1, 0, None), "BSND": (0, 1, 2), "BNSD": (0, 2, 1)}
+_PACKED = "TND"  # no batch dimension: lengths come beside the tensors
+_STAT_LANES = 8
 
 
 def _dims(input_layout: str) -> tuple[int, int, int | None]:
@@ -23,7 +25,7 @@ def _dims(input_layout: str) -> tuple[int, int, int | None]:
 
 
 def batch_and_length(tensor: Tensor, input_layout: str) -> tuple[Any, Any]:
-    """B and S of a tensor in `input_layout`."""
+    """B and S of a tensor in `input_layout`, which has a batch dimension."""
     batch, length, _ = _dims(input_layout)
     return tensor.shape[batch], tensor.shape[length]
 
@@ -31,7 +33,7 @@ def batch_and_length(tensor: Tensor, input_layout: str) -> tuple[Any, Any]:
 def output_shape(query: Tensor, key: Tensor, value: Tensor, head_num: int, input_layout: str) -> list[Any]:
     """Shape of attention_out: query's, with heads of size Dv."""
     shape = list(query.shape)
-    if _dims(input_layout)[2] is not None:
+    if input_layout.upper() == _PACKED or _dims(input_layout)[2] is not None:
         shape[-1] = value.shape[-1]
     elif query.shape[-1] == 0 or key.shape[-1] == 0:
         shape[-1] = 0
@@ -39,6 +41,14 @@ def output_shape(query: Tensor, key: Tensor, value: Tensor, head_num: int, input
         kv_heads = key.shape[-1] // (query.shape[-1] // head_num)
         shape[-1] = head_num * (value.shape[-1] // kv_heads)
     return shape
+
+
+def stats_shape(query: Tensor, head_num: int, input_layout: str) -> list[Any]:
+    """Shape of softmax_max and softmax_sum: [B, N, Sq, 8], for TND [T, N, 8]."""
+    if input_layout.upper() == _PACKED:
+        return [query.shape[0], head_num, _STAT_LANES]
+    batch, length = batch_and_length(query, input_layout)
+    return [batch, head_num, length, _STAT_LANES]
 
 
 def to_bnsd(tensor: Tensor, input_layout: str, heads: int) -> Tensor:

@@ -16,9 +16,10 @@ __all__ = ["active_isa"]
 
 _FORWARD = torch.ops.ascendspeed.flash_attention_score.default
 _BACKWARD = torch.ops.ascendspeed.flash_attention_score_grad.default
-_STAT_LANES = 8
-# Where pse and sink are among the arguments after query, key and value.
-_PSE, _SINK = ([p.name for p in _FORWARD._schema.arguments].index(name) - 3 for name in ("pse", "sink"))
+# Where the differentiable ones are among the arguments after query, key and value.
+_PSE, _SINK, _QUERY_ROPE, _KEY_ROPE = (
+    [p.name for p in _FORWARD._schema.arguments].index(name) - 3 for name in ("pse", "sink", "query_rope", "key_rope")
+)
 
 
 def active_isa() -> str:
@@ -62,8 +63,7 @@ def _(
     query: Tensor, key: Tensor, value: Tensor, head_num: int, input_layout: str, *attributes: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
     _check(_C.check_forward, _filled(_FORWARD, (query, key, value, head_num, input_layout, *attributes)))
-    batch, length = layout.batch_and_length(query, input_layout)
-    stats = (batch, head_num, length, _STAT_LANES)
+    stats = layout.stats_shape(query, head_num, input_layout)
     return (
         query.new_empty(layout.output_shape(query, key, value, head_num, input_layout)),
         query.new_empty(stats, dtype=torch.float32),
@@ -82,6 +82,10 @@ def _(query: Tensor, key: Tensor, value: Tensor, *others: Any) -> tuple[Tensor, 
         value.new_empty(value.shape),
         query.new_empty(0) if pse is None or not arguments["needs_dpse"] else pse.new_empty(pse.shape),
         query.new_empty(0 if sink is None else sink.shape, dtype=torch.float32),
+        *(
+            query.new_empty(0 if rope is None else rope.shape)
+            for rope in (arguments["query_rope"], arguments["key_rope"])
+        ),
     )
 
 
@@ -112,11 +116,13 @@ def _backward(ctx: Any, dy: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]
         query, key, value, attention_out, softmax_max, softmax_sum, *tensors = ctx.saved_tensors
         rest = iter(tensors)
         attributes = [next(rest) if tensor else a for tensor, a in zip(ctx.is_tensor, ctx.values, strict=True)]
-        dq, dk, dv, dpse, dsink = _BACKWARD(
+        dq, dk, dv, dpse, dsink, dq_rope, dk_rope = _BACKWARD(
             query, key, value, dy, softmax_max, softmax_sum, None, attention_out, *attributes, needs_dpse=ctx.needs_dpse
         )
         others[_PSE] = dpse if ctx.needs_dpse else None
         others[_SINK] = dsink if ctx.needs_dsink else None
+        if ctx.is_tensor[_QUERY_ROPE]:
+            others[_QUERY_ROPE], others[_KEY_ROPE] = dq_rope, dk_rope
     return dq, dk, dv, *others
 
 

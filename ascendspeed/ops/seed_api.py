@@ -110,7 +110,7 @@ def npu_flash_attention_grad(
             f"keep_prob={keep_prob}: npu_flash_attention_grad has no argument for the forward's dropout mask; "
             "differentiate through FlashAttention or flash_attention_score instead"
         )
-    dq, dk, dv, dpse, _ = torch.ops.ascendspeed.flash_attention_score_grad(
+    dq, dk, dv, dpse, *_ = torch.ops.ascendspeed.flash_attention_score_grad(
         query,
         key,
         value,

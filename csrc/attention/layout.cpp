@@ -17,8 +17,11 @@ struct Names {
   Layout layout;
   size_t rank;
 };
-constexpr Names kLayouts[] = {
-    {"BSH", Layout::kBSH, 3}, {"SBH", Layout::kSBH, 3}, {"BSND", Layout::kBSND, 4}, {"BNSD", Layout::kBNSD, 4}};
+constexpr Names kLayouts[] = {{"BSH", Layout::kBSH, 3},
+                              {"SBH", Layout::kSBH, 3},
+                              {"BSND", Layout::kBSND, 4},
+                              {"BNSD", Layout::kBNSD, 4},
+                              {"TND", Layout::kTND, 3}};
 
 const Names& names_of(Layout layout) { return kLayouts[static_cast<int>(layout)]; }
 
@@ -37,6 +40,8 @@ Shape read_shape(Layout layout, const std::vector<int64_t>& s) {
       return {s[1], s[0], -1, s[2]};
     case Layout::kBSND:
       return {s[0], s[1], s[2], s[3]};
+    case Layout::kTND:
+      return {1, s[0], s[1], s[2]};
     case Layout::kBNSD:
       break;
   }
@@ -117,7 +122,6 @@ Status parse_layout(const std::string& text, Layout* layout) {
       return {};
     }
   }
-  if (upper == "TND") return not_built("input_layout='TND': packed variable-length input is not implemented yet");
   return invalid("input_layout='" + text + "' is not one of BSH, SBH, BSND, BNSD, TND");
 }
 
@@ -148,8 +152,8 @@ Status deduce_geometry(Layout layout, int64_t head_num, const TensorInfo& query,
                    " differs from " + std::to_string(k.length) + " of " + of("key", key, layout));
   }
   g->batch = q.batch;
-  g->q_len = q.length;
-  g->kv_len = k.length;
+  g->q_len = g->q_total = q.length;
+  g->kv_len = g->kv_total = k.length;
   if (Status status = split_heads(layout, head_num, query, key, value, q, k, v, g); !status.ok()) return status;
   if (g->kv_heads != 0 && g->heads % g->kv_heads != 0) {
     return invalid("head_num=" + std::to_string(head_num) + " is not a multiple of the " + std::to_string(g->kv_heads) +
@@ -176,29 +180,33 @@ Strides split_strides(Layout layout, const int64_t* s, int64_t head_dim) {
       return {s[1], head_dim * s[2], s[0], s[2]};
     case Layout::kBSND:
       return {s[0], s[2], s[1], s[3]};
+    case Layout::kTND:
+      return {0, s[1], s[0], s[2]};
     case Layout::kBNSD:
       break;
   }
   return {s[0], s[1], s[2], s[3]};
 }
 
-int layout_shape(Layout layout, int64_t batch, int64_t heads, int64_t length, int64_t head_dim,
-                 std::array<int64_t, 4>* shape) {
+std::vector<int64_t> layout_shape(Layout layout, const Geometry& g, int64_t head_dim) {
   switch (layout) {
     case Layout::kBSH:
-      *shape = {batch, length, heads * head_dim, 0};
-      return 3;
+      return {g.batch, g.q_total, g.heads * head_dim};
     case Layout::kSBH:
-      *shape = {length, batch, heads * head_dim, 0};
-      return 3;
+      return {g.q_total, g.batch, g.heads * head_dim};
     case Layout::kBSND:
-      *shape = {batch, length, heads, head_dim};
-      return 4;
+      return {g.batch, g.q_total, g.heads, head_dim};
+    case Layout::kTND:
+      return {g.q_total, g.heads, head_dim};
     case Layout::kBNSD:
       break;
   }
-  *shape = {batch, heads, length, head_dim};
-  return 4;
+  return {g.batch, g.heads, g.q_total, head_dim};
+}
+
+std::vector<int64_t> stats_shape(Layout layout, const Geometry& g) {
+  if (layout == Layout::kTND) return {g.q_total, g.heads, kStatLanes};
+  return {g.batch, g.heads, g.q_total, kStatLanes};
 }
 
 }  // namespace ascendspeed

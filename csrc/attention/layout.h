@@ -5,9 +5,9 @@
 // lengths of its own, lie end to end in T.
 #pragma once
 
-#include <array>
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "attention/problem.h"
 #include "attention/status.h"
@@ -67,9 +67,14 @@ Status deduce_geometry(Layout layout, int64_t head_num, const TensorInfo& query,
 // `strides` are the tensor's own, one per dimension; `head_dim` is D or Dv, which BSH and SBH need to split H.
 Strides split_strides(Layout layout, const int64_t* strides, int64_t head_dim);
 
-// The shape of a tensor of `heads` heads with `length` positions and heads of size `head_dim`; returns the rank.
-int layout_shape(Layout layout, int64_t batch, int64_t heads, int64_t length, int64_t head_dim,
-                 std::array<int64_t, 4>* shape);
+// The shape of attention_out, dy and attention_in; with the size D or Drope of a head, that of query or query_rope.
+std::vector<int64_t> layout_shape(Layout layout, const Geometry& geometry, int64_t head_dim);
+
+// The last axis of softmax_max and softmax_sum: one 32-byte block of the hardware, eight equal values.
+constexpr int64_t kStatLanes = 8;
+
+// [B, N, Sq, 8], in TND [T, N, 8].
+std::vector<int64_t> stats_shape(Layout layout, const Geometry& geometry);
 
 // "[2, 16, 128]"
 std::string shape_text(const std::vector<int64_t>& sizes);

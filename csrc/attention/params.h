@@ -14,9 +14,6 @@
 
 namespace ascendspeed {
 
-// The last axis of softmax_max and softmax_sum: one 32-byte block of the hardware, eight equal values.
-constexpr int64_t kStatLanes = 8;
-
 struct ConstView {
   const void* data = nullptr;
   Strides strides;  // as [batch, head, position, dim]; in TND the batch has 0 and positions count along T

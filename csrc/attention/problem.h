@@ -26,7 +26,7 @@ using OptionalInts = std::optional<std::vector<int64_t>>;
 struct Attributes {
   int64_t head_num = 0;
   std::string input_layout;
-  OptionalTensor pse, drop_mask, padding_mask, atten_mask, sink;
+  OptionalTensor pse, drop_mask, padding_mask, atten_mask, sink, query_rope, key_rope;
   OptionalInts prefix, actual_seq_qlen, actual_seq_kvlen, q_start_idx, kv_start_idx;
   double scale = 1.0;
   double keep_prob = 1.0;

@@ -15,11 +15,21 @@
 
 namespace ascendspeed {
 
-// What a legal problem comes to.
+// What a legal problem comes to. Not copied: geometry points into sequences.
 struct Resolved {
+  Resolved() = default;
+  Resolved(const Resolved&) = delete;
+  Resolved& operator=(const Resolved&) = delete;
+
   Layout layout = Layout::kBNSD;
   Geometry geometry;
+  std::vector<Sequence> sequences;  // of a packed batch
 };
+
+// softmax_layout: whether softmax_max and softmax_sum lie like query, [T, N, 8], as torch_npu and as aclnn spell it.
+inline bool stats_follow_input(const std::string& softmax_layout) {
+  return softmax_layout == "TND" || softmax_layout == "same_as_input";
+}
 
 // The device of each tensor argument that was given, by argument name; the first is query's.
 using NamedDevices = std::vector<std::pair<std::string, std::string>>;

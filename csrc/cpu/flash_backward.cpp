@@ -11,6 +11,7 @@
 #include <thread>
 
 #include "cpu/backward_tile.h"
+#include "cpu/blocks.h"
 #include "cpu/pse_backward.h"
 
 namespace ascendspeed::cpu {
@@ -25,8 +26,8 @@ void wait_for(const Counter& counter, int32_t value) {
 }
 
 // Key blocks [begin, end) that rows [row, row + rows) may see.
-Interval key_blocks(const BackwardParams& p, int64_t b, int64_t row, int64_t rows) {
-  const Interval keys = visible_keys_of_rows(p.sparsity, p.geometry, b, row, row + rows);
+Interval key_blocks(const BackwardParams& p, const Sequence& s, int64_t row, int64_t rows) {
+  const Interval keys = visible_keys_of_rows(p.sparsity, p.geometry, s, row, row + rows);
   if (keys.empty()) return {0, 0};
   return {keys.begin / kKeyBlock, ceil_div(keys.end, kKeyBlock)};
 }
@@ -35,15 +36,16 @@ Interval key_blocks(const BackwardParams& p, int64_t b, int64_t row, int64_t row
 // blocks of the head that had it are done.
 struct Shared {
   Shared(const BackwardParams& p, int threads, Scratch& scratch)
-      : row_blocks(ceil_div(p.geometry.q_len, kRowBlock)),
-        kv_blocks(ceil_div(p.geometry.kv_len, kKeyBlock)),
+      : rows(p.geometry, p.geometry.heads, Axis::kRows, kRowBlock, scratch),
+        keys(p.geometry, p.geometry.kv_heads, Axis::kKeys, kKeyBlock, scratch),
         kv_heads(p.geometry.batch * p.geometry.kv_heads),
         slots(std::min<int64_t>(kv_heads, threads + 1)),
-        dq_tile(int64_t{kRowBlock} * leading(p.geometry.qk_dim)),
-        dq(scratch.take<float>(slots * p.geometry.group() * row_blocks * dq_tile)),
-        delta(scratch.take<float>(p.geometry.batch * p.geometry.heads * p.geometry.q_len)),
-        dsink(scratch.take<float>(p.sink == nullptr ? 0 : p.geometry.batch * p.geometry.heads * row_blocks)),
-        turns(scratch.take<Counter>(kv_heads * p.geometry.group() * row_blocks)),
+        dq_tile(int64_t{kRowBlock} * leading(p.geometry.score_dim())),
+        dq_slot(p.geometry.group() * ceil_div(p.geometry.q_len, kRowBlock) * dq_tile),
+        dq(scratch.take<float>(slots * dq_slot)),
+        delta(scratch.take<float>(count_rows(p.geometry))),
+        dsink(scratch.take<float>(p.sink == nullptr ? 0 : rows.total())),
+        turns(scratch.take<Counter>(rows.total())),
         blocks_done(scratch.take<Counter>(kv_heads)) {}
 
   static int64_t bytes(const BackwardParams& p, int threads) {
@@ -51,41 +53,46 @@ struct Shared {
     Shared shared(p, threads, counter);
     return counter.used();
   }
+  static int64_t count_rows(const Geometry& g) {
+    const Sequence last = g.sequence(g.batch - 1);
+    return (last.rows_before + last.q_len) * g.heads;
+  }
 
-  int64_t row_blocks, kv_blocks, kv_heads, slots, dq_tile;
-  float* dq;       // [slots][group][row_blocks][kRowBlock x leading(D)]
-  float* delta;    // [B, N, Sq]: sum over Dv of dy * attention_in
-  float* dsink;    // [B, N, row_blocks]: shares of the gradient of the sinks
-  Counter* turns;  // [B, N, row_blocks]: the key block whose share of dq comes next
+  Blocks rows, keys;  // of query heads, of key/value heads
+  int64_t kv_heads, slots, dq_tile, dq_slot;
+  float* dq;       // [slots][group][row blocks][kRowBlock x leading(D)]
+  float* delta;    // numbered by BackwardTile::row_index: sum over Dv of dy * attention_in
+  float* dsink;    // for each row block: its share of the gradient of the sink
+  Counter* turns;  // for each row block: the key block whose share of dq comes next
   Counter* blocks_done;
 };
 
 class Backward : public BackwardTile {
  public:
-  Backward(const BackwardParams& params, const Shared& shared) : BackwardTile(params, shared.delta), s(shared) {}
+  Backward(const BackwardParams& params, const Shared& shared) : BackwardTile(params, shared.delta), s_(shared) {}
 
   // Turn counters, delta, sinks, and zeros for rows that see no key. One row block of one query head.
   void prepare_rows(const BackwardWorkspace& w, int64_t task) const {
-    const int64_t b = task / s.row_blocks / g.heads, head = task / s.row_blocks % g.heads;
-    const int64_t row = task % s.row_blocks * kRowBlock;
-    const int rows = rows_at(row);
-    const Interval blocks = key_blocks(p, b, row, rows);
-    new (&s.turns[task]) Counter(static_cast<int32_t>(blocks.begin));
-    const int64_t first = (b * g.heads + head) * g.q_len + row;
-    load(p.dy, b, head, row, rows, g.v_dim, w.dy, w.value_ld);
-    load(p.attention_in, b, head, row, rows, g.v_dim, w.dv, w.value_ld);  // dv is not in use yet
+    const auto [s, head, block] = s_.rows.locate(task);
+    const int64_t row = block * kRowBlock;
+    const int rows = rows_at(s, row);
+    const Interval blocks = key_blocks(p, s, row, rows);
+    new (&s_.turns[task]) Counter(static_cast<int32_t>(blocks.begin));
+    const int64_t first = row_index(s, head, row);
+    load(p.dy, s, head, row, rows, w.dy, w.value_ld);
+    load(p.attention_in, s, head, row, rows, w.dv, w.value_ld);  // dv is not in use yet
     float dsink = 0.0f;
     for (int r = 0; r < rows; ++r) {
       const float delta = kernel.dot(padded(g.v_dim), w.dy + int64_t{r} * w.value_ld, w.dv + int64_t{r} * w.value_ld);
-      s.delta[first + r] = delta;
-      if (p.sink == nullptr) continue;
-      const float max = p.softmax_max[(first + r) * kStatLanes], sum = p.softmax_sum[(first + r) * kStatLanes];
-      dsink -= std::exp(p.sink[head] - max) / sum * delta;
+      s_.delta[first + r] = delta;
+      if (p.sink == nullptr || s.kv_len == 0) continue;
+      const int64_t lanes = p.statistic(s, head, row + r) * kStatLanes;
+      dsink -= std::exp(p.sink[head] - p.softmax_max[lanes]) / p.softmax_sum[lanes] * delta;
     }
-    if (p.sink != nullptr) s.dsink[task] = dsink;
+    if (p.sink != nullptr) s_.dsink[task] = dsink;
     if (blocks.empty()) {
       std::fill_n(w.query, int64_t{rows} * w.query_ld, 0.0f);
-      store(w.query, w.query_ld, rows, g.qk_dim, p.dq, b, head, row);
+      store_with_rope(w.query, w.query_ld, rows, p.dq, p.dq_rope, s.index, head, s.q_begin + row);
     }
   }
 
@@ -94,70 +101,82 @@ class Backward : public BackwardTile {
     for (int64_t head = 0; head < g.heads; ++head) {
       float sum = 0.0f;
       for (int64_t b = 0; b < g.batch; ++b) {
-        for (int64_t i = 0; i < s.row_blocks; ++i) sum += s.dsink[(b * g.heads + head) * s.row_blocks + i];
+        const Sequence s = g.sequence(b);
+        for (int64_t i = 0; i < s_.rows.of(s); ++i) sum += s_.dsink[s_.rows.first(s, head) + i];
       }
       p.dsink[head] = sum;
     }
   }
 
   // dk and dv of one block of keys, and its share of dq.
-  void key_block(const BackwardWorkspace& w, int64_t kv_head_index, int64_t block) const {
-    const int64_t b = kv_head_index / g.kv_heads, kv_head = kv_head_index % g.kv_heads;
-    const int64_t key = block * kKeyBlock;
-    const int keys = keys_at(key);
-    if (kv_head_index >= s.slots) {
-      wait_for(s.blocks_done[kv_head_index - s.slots], static_cast<int32_t>(s.kv_blocks));
-    }
-    load_keys(w, b, kv_head, key);
-    load(p.key, b, kv_head, key, keys, g.qk_dim, w.key, w.query_ld);
+  void key_block(const BackwardWorkspace& w, int64_t task) const {
+    const auto [s, kv_head, block] = s_.keys.locate(task);
+    const int64_t key = block * kKeyBlock, kv_head_index = s.index * g.kv_heads + kv_head;
+    const int keys = keys_at(s, key);
+    if (kv_head_index >= s_.slots) wait_for_slot(kv_head_index - s_.slots);
+    load_keys(w, s, kv_head, key);
+    load_key(p, kernel, s, kv_head, key, keys, w.key, w.query_ld);
     std::fill_n(w.dk, int64_t{keys} * w.query_ld, 0.0f);
     std::fill_n(w.dv, int64_t{keys} * w.value_ld, 0.0f);
     for (int64_t member = 0; member < g.group(); ++member) {
-      const int64_t head = kv_head * g.group() + member;
-      for (int64_t row_block = 0; row_block < s.row_blocks; ++row_block) {
+      const int64_t head = kv_head * g.group() + member, row_blocks = s_.rows.of(s);
+      float* slot = s_.dq + kv_head_index % s_.slots * s_.dq_slot;
+      for (int64_t row_block = 0; row_block < row_blocks; ++row_block) {
         const int64_t row = row_block * kRowBlock;
-        const Interval blocks = key_blocks(p, b, row, rows_at(row));
+        const Interval blocks = key_blocks(p, s, row, rows_at(s, row));
         if (block < blocks.begin || block >= blocks.end) continue;
-        const int64_t slot = kv_head_index % s.slots;
-        float* dq = s.dq + ((slot * g.group() + member) * s.row_blocks + row_block) * s.dq_tile;
-        row_tile(w, {b, head, row, key, rows_at(row), keys}, blocks, static_cast<int32_t>(block), dq);
+        row_tile(w, {s, head, row, key, rows_at(s, row), keys}, blocks, static_cast<int32_t>(block),
+                 slot + (member * row_blocks + row_block) * s_.dq_tile);
       }
     }
-    store(w.dk, w.query_ld, keys, g.qk_dim, p.dk, b, kv_head, key);
-    store(w.dv, w.value_ld, keys, g.v_dim, p.dv, b, kv_head, key);
-    s.blocks_done[kv_head_index].fetch_add(1, std::memory_order_release);
+    store_with_rope(w.dk, w.query_ld, keys, p.dk, p.dk_rope, s.index, kv_head, s.kv_begin + key);
+    store(w.dv, w.value_ld, keys, g.v_dim, p.dv, s.index, kv_head, s.kv_begin + key);
+    s_.blocks_done[kv_head_index].fetch_add(1, std::memory_order_release);
   }
 
  private:
+  // Until the key/value head that had the slot is done with it. One without key blocks leaves it to whoever had it
+  // before.
+  void wait_for_slot(int64_t kv_head_index) const {
+    for (int64_t i = kv_head_index; i >= 0; i -= s_.slots) {
+      const int64_t blocks = s_.keys.of(g.sequence(i / g.kv_heads));
+      if (blocks == 0) continue;
+      wait_for(s_.blocks_done[i], static_cast<int32_t>(blocks));
+      return;
+    }
+  }
+
   void row_tile(const BackwardWorkspace& w, const Tile& tile, const Interval& blocks, int32_t block, float* dq) const {
     const bool visible = gradients(w, tile, p.scale);
+    const int depth = padded(g.score_dim());
     if (visible) {
       // dv += P^T dy and dk += dS^T q: the transpose is only a matter of strides.
       kernel.matmul(tile.keys, padded(g.v_dim), tile.rows, w.scores, 1, kKeyLeading, w.dy, w.value_ld, w.dv, w.value_ld,
                     true);
-      kernel.matmul(tile.keys, padded(g.qk_dim), tile.rows, w.dp, 1, kKeyLeading, w.query, w.query_ld, w.dk, w.query_ld,
-                    true);
+      kernel.matmul(tile.keys, depth, tile.rows, w.dp, 1, kKeyLeading, w.query, w.query_ld, w.dk, w.query_ld, true);
     }
-    Counter& turn = s.turns[(tile.b * g.heads + tile.head) * s.row_blocks + tile.row / kRowBlock];
+    const Sequence& s = tile.sequence;
+    Counter& turn = s_.turns[s_.rows.first(s, tile.head) + tile.row / kRowBlock];
     wait_for(turn, block);
     const bool first = block == blocks.begin;
     if (visible) {
-      kernel.matmul(tile.rows, padded(g.qk_dim), tile.keys, w.dp, kKeyLeading, 1, w.key, w.query_ld, dq, w.query_ld,
-                    !first);
+      kernel.matmul(tile.rows, depth, tile.keys, w.dp, kKeyLeading, 1, w.key, w.query_ld, dq, w.query_ld, !first);
     } else if (first) {
       std::fill_n(dq, int64_t{tile.rows} * w.query_ld, 0.0f);
     }
-    if (block == blocks.end - 1) store(dq, w.query_ld, tile.rows, g.qk_dim, p.dq, tile.b, tile.head, tile.row);
+    if (block == blocks.end - 1) {
+      store_with_rope(dq, w.query_ld, tile.rows, p.dq, p.dq_rope, s.index, tile.head, s.q_begin + tile.row);
+    }
     turn.store(block + 1, std::memory_order_release);
   }
 
-  const Shared& s;
+  const Shared& s_;
 };
 
 }  // namespace
 
 int64_t backward_scratch_bytes(const BackwardParams& p, int threads) {
-  return Shared::bytes(p, threads) + threads * BackwardWorkspace::bytes(p.geometry);
+  return Shared::bytes(p, threads) + threads * BackwardWorkspace::bytes(p.geometry) + pse_scratch_bytes(p, threads);
 }
 
 void flash_backward(const BackwardParams& p, const Parallel& parallel, void* scratch) {
@@ -167,14 +186,13 @@ void flash_backward(const BackwardParams& p, const Parallel& parallel, void* scr
   const Backward backward(p, shared);
   char* workspaces = static_cast<char*>(scratch) + shared_scratch.used();
   const auto make_workspace = [&](int thread) { return BackwardWorkspace::at(workspaces, thread, p.geometry); };
-  for_each_task(parallel, p.geometry.batch * p.geometry.heads * shared.row_blocks, make_workspace,
+  for_each_task(parallel, shared.rows.total(), make_workspace,
                 [&](const BackwardWorkspace& w, int64_t task) { backward.prepare_rows(w, task); });
   if (p.dsink != nullptr) backward.sum_sinks();
-  for_each_task(parallel, shared.kv_heads * shared.kv_blocks, make_workspace,
-                [&](const BackwardWorkspace& w, int64_t task) {
-                  backward.key_block(w, task / shared.kv_blocks, task % shared.kv_blocks);
-                });
-  if (p.dpse.data != nullptr) pse_backward(backward, parallel, workspaces);
+  for_each_task(parallel, shared.keys.total(), make_workspace,
+                [&](const BackwardWorkspace& w, int64_t task) { backward.key_block(w, task); });
+  if (p.dpse.data == nullptr) return;
+  pse_backward(backward, parallel, workspaces, workspaces + parallel.threads * BackwardWorkspace::bytes(p.geometry));
 }
 
 }  // namespace ascendspeed::cpu

@@ -6,6 +6,7 @@
 
 #include <cfloat>
 
+#include "cpu/blocks.h"
 #include "cpu/microkernel.h"
 #include "cpu/tiles.h"
 
@@ -14,21 +15,27 @@ namespace {
 
 constexpr int kMostRowBlocks = 4;
 
+// Tasks of one call: `blocks` row blocks of a query head, or fewer at the end of a sequence.
+Blocks task_blocks(const ForwardParams& p, int blocks, Scratch& scratch) {
+  return Blocks(p.geometry, p.geometry.heads, Axis::kRows, int64_t{blocks} * kRowBlock, scratch);
+}
+
 // Row blocks a thread holds: fewer where heads are large (its second-level cache) or work is scarce.
 int row_blocks_per_task(const ForwardParams& p, int threads) {
-  const Geometry& g = p.geometry;
-  int blocks = g.qk_dim <= 128 ? kMostRowBlocks : g.qk_dim <= 256 ? 2 : 1;
-  while (blocks > 1 && g.batch * g.heads * ceil_div(g.q_len, blocks * kRowBlock) < 4 * threads) blocks /= 2;
+  const int64_t dim = p.geometry.score_dim();
+  int blocks = dim <= 128 ? kMostRowBlocks : dim <= 256 ? 2 : 1;
+  Scratch counter(nullptr);
+  while (blocks > 1 && task_blocks(p, blocks, counter).total() < 4 * threads) blocks /= 2;
   return blocks;
 }
 
 struct Workspace {
   Workspace(const Geometry& g, int blocks, Scratch& scratch)
-      : query_ld(leading(g.qk_dim)),
+      : query_ld(leading(g.score_dim())),
         value_ld(leading(g.v_dim)),
         query(scratch.take<float>(int64_t{blocks} * kRowBlock * query_ld)),
         out(scratch.take<float>(int64_t{blocks} * kRowBlock * value_ld)),
-        key_transposed(scratch.take<float>(g.qk_dim * kKeyLeading)),
+        key_transposed(scratch.take<float>(g.score_dim() * kKeyLeading)),
         value(scratch.take<float>(int64_t{kKeyBlock} * value_ld)),
         scores(scratch.take<float>(int64_t{kRowBlock} * kKeyLeading)),
         shift(scratch.take<float>(int64_t{kRowBlock} * kKeyLeading)),
@@ -61,8 +68,8 @@ void attend(const ForwardParams& p, const Microkernel& kernel, const Workspace& 
     mask = w.mask;
   }
   const int columns = padded(tile.keys);
-  kernel.matmul(tile.rows, columns, static_cast<int>(g.qk_dim), w.query + int64_t{first} * w.query_ld, w.query_ld, 1,
-                w.key_transposed, kKeyLeading, w.scores, kKeyLeading, false);
+  kernel.matmul(tile.rows, columns, static_cast<int>(g.score_dim()), w.query + int64_t{first} * w.query_ld, w.query_ld,
+                1, w.key_transposed, kKeyLeading, w.scores, kKeyLeading, false);
   const float scale = add_pse(p, kernel, tile, w.scores, w.shift);
   if (p.dropout.active) load_keep(p, kernel, tile, w.keep);
   for (int r = 0; r < tile.rows; ++r) {
@@ -78,74 +85,84 @@ void attend(const ForwardParams& p, const Microkernel& kernel, const Workspace& 
                 true);
 }
 
-void finish_rows(const ForwardParams& p, const Microkernel& kernel, const Workspace& w, int64_t b, int64_t head,
-                 int64_t row, int rows) {
-  const Geometry& g = p.geometry;
-  float* max_out = p.softmax_max + ((b * g.heads + head) * g.q_len + row) * kStatLanes;
-  float* sum_out = p.softmax_sum + ((b * g.heads + head) * g.q_len + row) * kStatLanes;
-  for (int r = 0; r < rows; ++r) {
+// Rows of one query head that a task computes.
+struct Rows {
+  const Sequence& sequence;
+  int64_t head, first;
+  int count;
+};
+
+void finish_rows(const ForwardParams& p, const Microkernel& kernel, const Workspace& w, const Rows& rows) {
+  const Sequence& s = rows.sequence;
+  const bool no_keys = s.kv_len == 0;  // CANN then writes 0 to all three outputs
+  for (int r = 0; r < rows.count; ++r) {
     const bool saw_nothing = w.stats[r].sum == 0.0f;
     w.factors[r] = saw_nothing ? 0.0f : 1.0f / w.stats[r].sum;
-    std::fill_n(max_out + r * kStatLanes, kStatLanes, saw_nothing ? -FLT_MAX : w.stats[r].max);
-    std::fill_n(sum_out + r * kStatLanes, kStatLanes, saw_nothing ? FLT_MAX : w.stats[r].sum);
+    const int64_t lanes = p.statistic(s, rows.head, rows.first + r) * kStatLanes;
+    std::fill_n(p.softmax_max + lanes, kStatLanes, no_keys ? 0.0f : saw_nothing ? -FLT_MAX : w.stats[r].max);
+    std::fill_n(p.softmax_sum + lanes, kStatLanes, no_keys ? 0.0f : saw_nothing ? FLT_MAX : w.stats[r].sum);
   }
-  kernel.store_rows(p.dtype, w.out, w.value_ld, rows, static_cast<int>(g.v_dim), w.factors,
-                    at(p.dtype, p.attention_out, b, head, row), p.attention_out.strides.position,
-                    p.attention_out.strides.dim);
+  const View& out = p.attention_out;
+  kernel.store_rows(p.dtype, w.out, w.value_ld, rows.count, static_cast<int>(p.geometry.v_dim), w.factors,
+                    at(p.dtype, out, s.index, rows.head, s.q_begin + rows.first), out.strides.position,
+                    out.strides.dim);
 }
 
-void forward_rows(const ForwardParams& p, const Microkernel& kernel, const Workspace& w, int64_t b, int64_t head,
-                  int64_t row, int rows) {
+void forward_rows(const ForwardParams& p, const Microkernel& kernel, const Workspace& w, const Rows& rows) {
   const Geometry& g = p.geometry;
-  const int64_t kv_head = head / g.group();
-  kernel.load_rows(p.dtype, at(p.dtype, p.query, b, head, row), p.query.strides.position, p.query.strides.dim, rows,
-                   static_cast<int>(g.qk_dim), w.query, w.query_ld);
-  std::fill_n(w.out, int64_t{rows} * w.value_ld, 0.0f);
+  const Sequence& s = rows.sequence;
+  const int64_t kv_head = rows.head / g.group(), row = rows.first;
+  load_query(p, kernel, s, rows.head, row, rows.count, w.query, w.query_ld);
+  std::fill_n(w.out, int64_t{rows.count} * w.value_ld, 0.0f);
   // A sink is one more score, with weight and without value: every row starts from it.
-  std::fill_n(w.stats, rows, p.sink == nullptr ? RowStats{-__builtin_inff(), 0.0f} : RowStats{p.sink[head], 1.0f});
+  std::fill_n(w.stats, rows.count,
+              p.sink == nullptr ? RowStats{-__builtin_inff(), 0.0f} : RowStats{p.sink[rows.head], 1.0f});
 
-  const Interval all = visible_keys_of_rows(p.sparsity, g, b, row, row + rows);
+  const Interval all = visible_keys_of_rows(p.sparsity, g, s, row, row + rows.count);
   for (int64_t key = all.begin / kKeyBlock * kKeyBlock; key < all.end; key += kKeyBlock) {
-    const int keys = static_cast<int>(std::min<int64_t>(kKeyBlock, g.kv_len - key));
-    kernel.load_transposed(p.dtype, at(p.dtype, p.key, b, kv_head, key), p.key.strides.position, p.key.strides.dim,
-                           keys, static_cast<int>(g.qk_dim), w.key_transposed, kKeyLeading);
-    kernel.load_rows(p.dtype, at(p.dtype, p.value, b, kv_head, key), p.value.strides.position, p.value.strides.dim,
-                     keys, static_cast<int>(g.v_dim), w.value, w.value_ld);
-    for (int block = 0; block * kRowBlock < rows; ++block) {
+    const int keys = static_cast<int>(std::min<int64_t>(kKeyBlock, s.kv_len - key));
+    load_key_transposed(p, kernel, s, kv_head, key, keys, w.key_transposed);
+    kernel.load_rows(p.dtype, at(p.dtype, p.value, s.index, kv_head, s.kv_begin + key), p.value.strides.position,
+                     p.value.strides.dim, keys, static_cast<int>(g.v_dim), w.value, w.value_ld);
+    for (int block = 0; block * kRowBlock < rows.count; ++block) {
       const int64_t first = row + block * kRowBlock;
-      const int count = std::min(kRowBlock, rows - block * kRowBlock);
-      const Interval seen = visible_keys_of_rows(p.sparsity, g, b, first, first + count);
+      const int count = std::min(kRowBlock, rows.count - block * kRowBlock);
+      const Interval seen = visible_keys_of_rows(p.sparsity, g, s, first, first + count);
       if (!seen.meets({key, key + keys})) continue;
-      attend(p, kernel, w, {b, head, first, key, count, keys}, block);
+      attend(p, kernel, w, {s, rows.head, first, key, count, keys}, block);
     }
   }
-  finish_rows(p, kernel, w, b, head, row, rows);
+  finish_rows(p, kernel, w, rows);
 }
 
 }  // namespace
 
 int64_t forward_scratch_bytes(const ForwardParams& p, int threads) {
-  return threads * workspace_bytes(p.geometry, row_blocks_per_task(p, threads));
+  const int blocks = row_blocks_per_task(p, threads);
+  Scratch counter(nullptr);
+  task_blocks(p, blocks, counter);
+  return counter.used() + threads * workspace_bytes(p.geometry, blocks);
 }
 
 void flash_forward(const ForwardParams& p, const Parallel& parallel, void* scratch) {
   const Geometry& g = p.geometry;
   const Microkernel& kernel = active_microkernel();
   const int blocks = row_blocks_per_task(p, parallel.threads);
-  const int64_t rows_per_task = int64_t{blocks} * kRowBlock;
-  const int64_t tasks_per_head = ceil_div(g.q_len, rows_per_task);
-  const int64_t tasks = g.batch * g.heads * tasks_per_head;
-  const int64_t bytes = workspace_bytes(g, blocks);
+  Scratch shared(scratch);
+  const Blocks tasks = task_blocks(p, blocks, shared);
+  const int64_t rows_per_task = int64_t{blocks} * kRowBlock, bytes = workspace_bytes(g, blocks);
+  char* workspaces = static_cast<char*>(scratch) + shared.used();
   const auto make_workspace = [&](int thread) {
-    Scratch mine(static_cast<char*>(scratch) + thread * bytes);
+    Scratch mine(workspaces + thread * bytes);
     return Workspace(g, blocks, mine);
   };
-  for_each_task(parallel, tasks, make_workspace, [&](const Workspace& workspace, int64_t task) {
-    const int64_t head = task / tasks_per_head;
+  for_each_task(parallel, tasks.total(), make_workspace, [&](const Workspace& workspace, int64_t task) {
+    const Blocks::Place place = tasks.locate(task);
+    const Sequence& s = place.sequence;
     // Later rows first: under a causal mask they are the long ones, and the short ones fill the gaps at the end.
-    const int64_t row = (tasks_per_head - 1 - task % tasks_per_head) * rows_per_task;
-    forward_rows(p, kernel, workspace, head / g.heads, head % g.heads, row,
-                 static_cast<int>(std::min(rows_per_task, g.q_len - row)));
+    const int64_t first = (tasks.of(s) - 1 - place.block) * rows_per_task;
+    const int count = static_cast<int>(std::min(rows_per_task, s.q_len - first));
+    forward_rows(p, kernel, workspace, {s, place.head, first, count});
   });
 }
 

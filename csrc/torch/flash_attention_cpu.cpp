@@ -18,7 +18,7 @@ namespace {
 struct Call {
   Resolved resolved;
   std::vector<int64_t> prefix;
-  at::Tensor mask, drop_mask, sink;  // keep views alive
+  at::Tensor mask, drop_mask, sink;  // views and copies that params point into
 };
 
 ConstView view_of(const at::Tensor& tensor, Layout layout, int64_t head_dim) {
@@ -29,25 +29,36 @@ View mutable_view_of(const at::Tensor& tensor, Layout layout, int64_t head_dim) 
   return {tensor.mutable_data_ptr(), split_strides(layout, tensor.strides().data(), head_dim)};
 }
 
-Pse pse_of(const at::Tensor& tensor, const Attributes& a, const Geometry& g) {
+// Where the numbers of a pse tensor, or of its gradient, lie; slopes are planes of one number.
+PsePlanes planes_of(const at::Tensor& tensor, bool packed, const Geometry& g, int64_t type) {
+  const auto stride = [&](int64_t dim) { return tensor.size(dim) == 1 ? 0 : tensor.stride(dim); };
+  PsePlanes planes;
+  if (is_generated(type)) {
+    planes.head = stride(-1);
+    planes.batch = tensor.dim() == 2 ? stride(0) : 0;
+  } else if (packed && tensor.dim() == 1) {
+    const Sequence last = g.sequence(g.batch - 1);
+    planes.packed = true;
+    planes.row = tensor.numel() == g.heads * (last.scores_before + last.q_len * last.kv_len);
+    planes.column = tensor.stride(0);
+  } else {
+    planes = {stride(0), stride(1), stride(2), stride(3), false};
+  }
+  return planes;
+}
+
+Pse pse_of(const at::Tensor& tensor, const Attributes& a, const Resolved& resolved) {
+  const Geometry& g = resolved.geometry;
+  const bool packed = resolved.layout == Layout::kTND;
   Pse pse;
   pse.data = tensor.const_data_ptr();
   pse.dtype = to_dtype(tensor.scalar_type());
   pse.type = a.pse_type;
-  const auto stride = [&](int64_t dim) { return tensor.size(dim) == 1 ? 0 : tensor.stride(dim); };
-  if (is_generated(a.pse_type)) {
-    pse.head = stride(-1);
-    pse.batch = tensor.dim() == 2 ? stride(0) : 0;
-    // CANN reads the first number of each list, and neither where one is missing.
-    const bool given = a.q_start_idx && a.kv_start_idx && !a.q_start_idx->empty() && !a.kv_start_idx->empty();
-    if (given) pse.shift = a.kv_start_idx->front() - a.q_start_idx->front();
-    return pse;
-  }
-  pse.batch = stride(0);
-  pse.head = stride(1);
-  pse.row = stride(2);
-  pse.column = stride(3);
-  pse.compressed = tensor.size(2) == kPseCompressedRows && g.q_len > kPseCompressedRows;
+  pse.planes = planes_of(tensor, packed, g, a.pse_type);
+  pse.shift = start_shift(a.q_start_idx, a.kv_start_idx);
+  pse.shifts_first_only = a.atten_mask && a.sparse_mode == kLeftUpBandFirst;
+  pse.compressed =
+      tensor.dim() == 4 && tensor.size(2) == kPseCompressedRows && (packed || g.q_len > kPseCompressedRows);
   return pse;
 }
 
@@ -63,8 +74,14 @@ void fill_params(const at::Tensor& query, const at::Tensor& key, const at::Tenso
   p->query = view_of(query, layout, g.qk_dim);
   p->key = view_of(key, layout, g.qk_dim);
   p->value = view_of(value, layout, g.v_dim);
-  p->sparsity = {rest.atten_mask.has_value(), a.sparse_mode, a.pre_tockens, a.next_tockens, call->prefix.data()};
-  if (rest.pse) p->pse = pse_of(*rest.pse, a, g);
+  p->sparsity = {rest.atten_mask.has_value(),    a.sparse_mode, a.pre_tockens, a.next_tockens, call->prefix.data(),
+                 band_sequence(a.sparse_mode, g)};
+  p->stats_by_position = stats_follow_input(a.softmax_layout);
+  if (rest.pse) p->pse = pse_of(*rest.pse, a, call->resolved);
+  if (g.rope_dim > 0) {
+    p->query_rope = view_of(*rest.query_rope, layout, g.rope_dim);
+    p->key_rope = view_of(*rest.key_rope, layout, g.rope_dim);
+  }
   if (rest.sink && rest.sink->numel() > 0) {
     call->sink = rest.sink->contiguous();
     p->sink = call->sink.const_data_ptr<float>();
@@ -86,6 +103,11 @@ void fill_params(const at::Tensor& query, const at::Tensor& key, const at::Tenso
 }
 
 at::TensorOptions options_float(const at::Tensor& query) { return query.options().dtype(at::kFloat); }
+
+// What a packed tensor holds after its last sequence takes no part.
+void zero_tail(const at::Tensor& tensor, int64_t used) {
+  if (used < tensor.size(0)) tensor.narrow(0, used, tensor.size(0) - used).zero_();
+}
 
 cpu::Parallel torch_threads() {
   return {at::get_num_threads(), [](int threads, void (*body)(void*, int), void* state) {
@@ -113,16 +135,14 @@ void forward(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
 
   const Geometry& g = call.resolved.geometry;
   const Layout layout = call.resolved.layout;
-  std::array<int64_t, 4> shape;
-  const int rank = layout_shape(layout, g.batch, g.heads, g.q_len, g.v_dim, &shape);
-  at::Tensor out = at::empty(at::IntArrayRef(shape.data(), rank), arguments.query.options());
+  at::Tensor out = at::empty(layout_shape(layout, g, g.v_dim), arguments.query.options());
   const auto stat_options = options_float(arguments.query);
-  at::Tensor max = at::empty({g.batch, g.heads, g.q_len, kStatLanes}, stat_options);
-  at::Tensor sum = at::empty({g.batch, g.heads, g.q_len, kStatLanes}, stat_options);
+  at::Tensor max = at::empty(stats_shape(layout, g), stat_options);
+  at::Tensor sum = at::empty(stats_shape(layout, g), stat_options);
 
-  if (g.nothing_to_attend()) {
+  if (g.nothing_to_attend() || g.output_is_empty()) {
     for (at::Tensor* output : {&out, &max, &sum}) output->zero_();
-  } else if (!g.output_is_empty()) {
+  } else {
     ForwardParams p;
     fill_params(arguments.query, arguments.key, arguments.value, arguments.rest, &call, &p);
     p.attention_out = mutable_view_of(out, layout, g.v_dim);
@@ -131,19 +151,25 @@ void forward(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
     const cpu::Parallel parallel = torch_threads();
     const at::Tensor scratch = empty_scratch(cpu::forward_scratch_bytes(p, parallel.threads));
     cpu::flash_forward(p, parallel, aligned(scratch));
+    if (layout == Layout::kTND) {
+      const Sequence last = g.sequence(g.batch - 1);
+      for (const at::Tensor* output : {&out, &max, &sum}) zero_tail(*output, last.q_begin + last.q_len);
+    }
   }
   torch::jit::push(*stack, std::move(out), std::move(max), std::move(sum));
 }
 
-// Like pse where its gradient is wanted. Slopes have none in CANN; that of the compressed form is not built.
-at::Tensor empty_dpse(const BackwardArguments& arguments, const Geometry& g) {
+// Like pse where its gradient is wanted. Slopes have none in CANN.
+at::Tensor empty_dpse(const BackwardArguments& arguments) {
   const std::optional<at::Tensor>& pse = arguments.rest.pse;
   const int64_t type = arguments.rest.attributes.pse_type;
   if (!pse || !arguments.needs_dpse) return at::empty({0}, arguments.query.options());
   TORCH_CHECK_NOT_IMPLEMENTED(!is_generated(type), "pse: the slopes of pse_type ", type, " have no gradient");
-  TORCH_CHECK_NOT_IMPLEMENTED(pse->size(2) == g.q_len || pse->size(2) == 1,
-                              "pse: the gradient of the compressed form of 1024 rows is not implemented");
   return at::empty(pse->sizes(), pse->options());
+}
+
+at::Tensor empty_like_rope(const std::optional<at::Tensor>& rope, const at::Tensor& query) {
+  return rope ? at::empty(rope->sizes(), rope->options()) : at::empty({0}, query.options());
 }
 
 void backward(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
@@ -157,12 +183,14 @@ void backward(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   at::Tensor dq = at::empty(arguments.query.sizes(), arguments.query.options());
   at::Tensor dk = at::empty(arguments.key.sizes(), arguments.key.options());
   at::Tensor dv = at::empty(arguments.value.sizes(), arguments.value.options());
-  at::Tensor dpse = empty_dpse(arguments, g);
+  at::Tensor dpse = empty_dpse(arguments);
   at::Tensor dsink =
       at::empty({arguments.rest.sink ? arguments.rest.sink->numel() : 0}, options_float(arguments.query));
+  at::Tensor dq_rope = empty_like_rope(arguments.rest.query_rope, arguments.query);
+  at::Tensor dk_rope = empty_like_rope(arguments.rest.key_rope, arguments.query);
 
   if (g.nothing_to_attend() || g.output_is_empty()) {
-    for (at::Tensor* output : {&dq, &dk, &dv, &dpse, &dsink}) output->zero_();
+    for (at::Tensor* output : {&dq, &dk, &dv, &dpse, &dsink, &dq_rope, &dk_rope}) output->zero_();
   } else {
     BackwardParams p;
     fill_params(arguments.query, arguments.key, arguments.value, arguments.rest, &call, &p);
@@ -174,13 +202,25 @@ void backward(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
     p.dq = mutable_view_of(dq, layout, g.qk_dim);
     p.dk = mutable_view_of(dk, layout, g.qk_dim);
     p.dv = mutable_view_of(dv, layout, g.v_dim);
-    if (dpse.numel() > 0) p.dpse = {dpse.mutable_data_ptr(), dpse.size(0) != 1, dpse.size(2) != 1};
+    if (g.rope_dim > 0) {
+      p.dq_rope = mutable_view_of(dq_rope, layout, g.rope_dim);
+      p.dk_rope = mutable_view_of(dk_rope, layout, g.rope_dim);
+    }
+    if (dpse.numel() > 0) {
+      p.dpse = {dpse.mutable_data_ptr(), planes_of(dpse, layout == Layout::kTND, g, p.pse.type)};
+    }
     if (p.sink != nullptr) p.dsink = dsink.mutable_data_ptr<float>();
     const cpu::Parallel parallel = torch_threads();
     const at::Tensor scratch = empty_scratch(cpu::backward_scratch_bytes(p, parallel.threads));
     cpu::flash_backward(p, parallel, aligned(scratch));
+    if (layout == Layout::kTND) {
+      const Sequence last = g.sequence(g.batch - 1);
+      for (const at::Tensor* output : {&dq, &dq_rope}) zero_tail(*output, last.q_begin + last.q_len);
+      for (const at::Tensor* output : {&dk, &dv, &dk_rope}) zero_tail(*output, last.kv_begin + last.kv_len);
+    }
   }
-  torch::jit::push(*stack, std::move(dq), std::move(dk), std::move(dv), std::move(dpse), std::move(dsink));
+  torch::jit::push(*stack, std::move(dq), std::move(dk), std::move(dv), std::move(dpse), std::move(dsink),
+                   std::move(dq_rope), std::move(dk_rope));
 }
 
 // The mask that the kernels generate tile by tile, whole: bit e as attention/dropout.h numbers them. Bits past numel

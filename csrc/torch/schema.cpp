@@ -10,7 +10,8 @@ namespace {
 constexpr const char* kAttributes =
     "int head_num, str input_layout, "
     "Tensor? pse=None, Tensor? drop_mask=None, Tensor? padding_mask=None, Tensor? atten_mask=None, "
-    "Tensor? sink=None, int[]? prefix=None, int[]? actual_seq_qlen=None, int[]? actual_seq_kvlen=None, "
+    "Tensor? sink=None, Tensor? query_rope=None, Tensor? key_rope=None, int[]? prefix=None, int[]? "
+    "actual_seq_qlen=None, int[]? actual_seq_kvlen=None, "
     "int[]? q_start_idx=None, int[]? kv_start_idx=None, float scale=1.0, float keep_prob=1.0, "
     "int pre_tockens=2147483647, int next_tockens=2147483647, int inner_precise=0, int sparse_mode=0, "
     "int pse_type=1, str softmax_layout='', int seed=0, int offset=0, bool gen_mask_parallel=True, "
@@ -53,6 +54,10 @@ AttributeArguments read_attributes(Reader& read) {
   a.atten_mask = describe(result.atten_mask);
   result.sink = read.optional_tensor();
   a.sink = describe(result.sink);
+  result.query_rope = read.optional_tensor();
+  a.query_rope = describe(result.query_rope);
+  result.key_rope = read.optional_tensor();
+  a.key_rope = describe(result.key_rope);
   a.prefix = read.ints();
   a.actual_seq_qlen = read.ints();
   a.actual_seq_kvlen = read.ints();
@@ -84,7 +89,9 @@ std::string backward_schema() {
   return std::string(
              "flash_attention_score_grad(Tensor query, Tensor key, Tensor value, Tensor dy, Tensor? softmax_max, "
              "Tensor? softmax_sum, Tensor? softmax_in, Tensor? attention_in, ") +
-         kAttributes + ", bool needs_dpse=False) -> (Tensor dq, Tensor dk, Tensor dv, Tensor dpse, Tensor dsink)";
+         kAttributes +
+         ", bool needs_dpse=False) -> (Tensor dq, Tensor dk, Tensor dv, Tensor dpse, Tensor dsink, "
+         "Tensor dq_rope, Tensor dk_rope)";
 }
 
 NamedDevices devices_of(const c10::FunctionSchema& schema, const torch::jit::Stack& stack) {

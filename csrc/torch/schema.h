@@ -21,7 +21,7 @@ std::string backward_schema();
 
 struct AttributeArguments {
   Attributes attributes;
-  std::optional<at::Tensor> pse, drop_mask, atten_mask, sink;
+  std::optional<at::Tensor> pse, drop_mask, atten_mask, sink, query_rope, key_rope;
   uint64_t seed = 0, offset = 0;
 };
 

@@ -59,6 +59,40 @@ def test_1024_rows_stand_for_all(mode, q_len, dtype, pse_type):
         assert torch.equal(one, other)
 
 
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize(("mode", "q_len"), [(2, 1025), (3, 1300), (0, 2100)])
+@pytest.mark.parametrize("pse_type", [0, 1])
+def test_the_gradient_of_1024_rows_sums_what_they_stand_for(mode, q_len, pse_type, shared):
+    """Against the gradient of the whole tensor, summed along the diagonals that the first stored row stands for."""
+    batch, heads, scale = 2, 2, 0.5
+    full, compressed = toeplitz(heads, q_len, torch.float32)
+    full = full.repeat(batch, 1, 1, 1).requires_grad_()
+    compressed = compressed.repeat(1 if shared else batch, 1, 1, 1).requires_grad_()
+    generator = torch.Generator().manual_seed(2)
+    tensors = [torch.randn(batch, heads, q_len, 4, generator=generator) for _ in range(4)]
+    causal = compressed_atten_mask(mode) if mode else torch.zeros(q_len, q_len, dtype=torch.bool)
+    band = {"next_tockens": 0} if mode == 0 else {}
+
+    def gradient(pse):
+        out = flash_attention_score(
+            *tensors[:3], heads, "BNSD", pse=pse, pse_type=pse_type, atten_mask=causal, sparse_mode=mode, scale=scale,
+            **band,
+        ).attention_out  # fmt: skip
+        return torch.autograd.grad(out, pse, tensors[3])[0].double()
+
+    whole = gradient(full)
+    expected = whole[:, :, -1024:].clone()
+    magnitude = expected.abs()
+    for row in range(q_len - 1024):  # row i at key j is the first stored row at key j + (Sq - 1024 - i)
+        moved = q_len - 1024 - row
+        expected[:, :, 0, moved : moved + row + 1] += whole[:, :, row, : row + 1]
+        magnitude[:, :, 0, moved : moved + row + 1] += whole[:, :, row, : row + 1].abs()
+    expected, magnitude = (t.sum_to_size(compressed.shape) for t in (expected, magnitude))
+    # Both sides are float32 sums of the same terms, at most q_len of them in each sample, in other orders.
+    allowed = 2 * (batch * q_len + 1) * torch.finfo(torch.float32).eps / 2 * magnitude
+    assert ((gradient(compressed) - expected).abs() <= allowed).all()
+
+
 def test_the_reference_reads_the_compressed_form_alike():
     full, compressed = toeplitz(2, 1100, torch.float32)
     expanded = reference.position_shift(compressed, 1, 1, 2, 1100, 1100)
@@ -66,20 +100,10 @@ def test_the_reference_reads_the_compressed_form_alike():
     assert torch.equal(expanded[..., below], full.double()[..., below])
 
 
-@pytest.mark.parametrize(
-    ("pse", "pse_type", "message"),
-    [
-        (torch.ones(1, 2, 1024, 1100), 1, "the gradient of the compressed form of 1024 rows is not implemented"),
-        (torch.ones(2), 2, "the slopes of pse_type 2 have no gradient"),
-    ],
-)
-def test_gradients_that_do_not_exist_are_refused(pse, pse_type, message):
-    query = torch.randn(1, 2, 1100, 4)
-    output = flash_attention_score(
-        query, query, query, 2, "BNSD", pse=pse.requires_grad_(), pse_type=pse_type,
-        atten_mask=compressed_atten_mask(2), sparse_mode=2,
-    )  # fmt: skip
-    with pytest.raises(NotImplementedError, match=message):
+def test_slopes_have_no_gradient_and_say_so():
+    query, slopes = torch.randn(1, 2, 11, 4), torch.ones(2, requires_grad=True)
+    output = flash_attention_score(query, query, query, 2, "BNSD", pse=slopes, pse_type=2)
+    with pytest.raises(NotImplementedError, match="the slopes of pse_type 2 have no gradient"):
         output.attention_out.sum().backward()
 
 
