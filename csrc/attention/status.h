@@ -9,7 +9,6 @@ namespace ascendspeed {
 
 enum class Verdict {
   kOk = 0,
-  kNotBuilt = 1,           // legal in CANN, absent from this build: an error that says so, never a substitute
   kNullPointer = 161001,   // ACLNN_ERR_PARAM_NULLPTR
   kInvalidParam = 161002,  // ACLNN_ERR_PARAM_INVALID
 };
@@ -23,6 +22,5 @@ struct Status {
 
 inline Status null_pointer(const std::string& what) { return {Verdict::kNullPointer, what + " [161001]"}; }
 inline Status invalid(const std::string& what) { return {Verdict::kInvalidParam, what + " [161002]"}; }
-inline Status not_built(const std::string& what) { return {Verdict::kNotBuilt, what}; }
 
 }  // namespace ascendspeed

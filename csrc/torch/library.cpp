@@ -36,8 +36,7 @@ c10::IValue to_ivalue(const py::handle& argument, const std::string& name, ascen
 
 void raise_python(const ascendspeed::Status& status) {
   if (status.ok()) return;
-  const bool not_built = status.verdict == ascendspeed::Verdict::kNotBuilt;
-  PyErr_SetString(not_built ? PyExc_NotImplementedError : PyExc_ValueError, status.message.c_str());
+  PyErr_SetString(PyExc_ValueError, status.message.c_str());
   throw py::error_already_set();
 }
 

@@ -12,7 +12,7 @@ DType to_dtype(at::ScalarType type);
 TensorInfo describe(const at::Tensor& tensor);
 OptionalTensor describe(const std::optional<at::Tensor>& tensor);
 
-// ValueError for what CANN refuses, NotImplementedError for what this build lacks; nothing when accepted.
+// ValueError for what CANN refuses; nothing when accepted.
 void raise_unless_ok(const Status& status);
 
 }  // namespace ascendspeed

@@ -112,10 +112,6 @@ INVALID = [
     ({"atten_mask": mask(3072, 2048), "sparse_mode": 6, "prefix": [1, 8]}, "prefix[0]=1 is outside 2..8 for Sq=6, Skv=8"),
 ]  # fmt: skip
 
-NOT_BUILT = [
-    ({"input_layout": "TND"}, "input_layout='TND'"),
-]
-
 # Limits that memory forbids to reach for real: shapes only.
 TOO_LARGE = [
     ({"head_num": 257, "query": (1, 257, 1, 1), "key": (1, 1, 1, 1)}, "head_num=257 is above the limit of 256"),
@@ -151,13 +147,6 @@ def test_bad_input_is_refused_by_name(changes, message):
     assert text.endswith("[161002]")
 
 
-@pytest.mark.parametrize(("changes", "message"), NOT_BUILT, ids=names(NOT_BUILT))
-def test_what_is_not_built_says_so(changes, message):
-    text = refusals(lambda: call(changes), NotImplementedError)
-    assert text.startswith(message)
-    assert "not implemented yet" in text
-
-
 @pytest.mark.parametrize(("shapes", "message"), TOO_LARGE, ids=names(TOO_LARGE))
 def test_limits_beyond_memory_hold_for_shapes(shapes, message):
     query = torch.empty(shapes["query"], device="meta")
@@ -172,11 +161,13 @@ def test_the_largest_length_is_accepted(length):
     assert flash_attention_score(query, query, query, 1, "BNSD").softmax_max.shape == (1, 1, length, 8)
 
 
-def test_a_drop_mask_beyond_64_bits_is_refused_without_overflow():
+@pytest.mark.parametrize("name", ["drop_mask", "keep_prob"])
+def test_dropout_of_more_than_2_63_probabilities_is_refused_without_overflow(name):
     query = torch.empty(2**21, 256, 2**20, 1, device="meta")
     mask = torch.empty(2**40, dtype=torch.uint8, device="meta")
-    with pytest.raises(ValueError, match=r"drop_mask: B\*N\*Sq\*Skv is beyond 2\^63"):
-        flash_attention_score(query, query, query, 256, "BNSD", drop_mask=mask)
+    attributes = {"drop_mask": mask} if name == "drop_mask" else {"keep_prob": 0.5, "seed": 1}
+    with pytest.raises(ValueError, match=rf"{name}: B\*N\*Sq\*Skv is beyond 2\^63"):
+        flash_attention_score(query, query, query, 256, "BNSD", **attributes)
 
 
 @pytest.mark.parametrize(
