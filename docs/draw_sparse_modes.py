@@ -5,6 +5,7 @@
 With the unit matrix as value, attention_out is the matrix of probabilities: visible is where it is not zero.
 """
 
+import itertools
 import sys
 from pathlib import Path
 
@@ -28,6 +29,18 @@ def visible(q_len: int, kv_len: int, **attributes: object) -> Tensor:
     return flash_attention_score(query, key, value, 1, "BNSD", **attributes).attention_out[0, 0] != 0
 
 
+def visible_packed(q_lengths: list[int], kv_lengths: list[int], **attributes: object) -> Tensor:
+    """The same over the whole of T: sequences are blocks along the diagonal."""
+    q_ends, kv_ends = (list(itertools.accumulate(lengths)) for lengths in (q_lengths, kv_lengths))
+    total = kv_ends[-1]
+    query, key = torch.zeros(q_ends[-1], 1, total), torch.zeros(total, 1, total)
+    output = flash_attention_score(
+        query, key, torch.eye(total).unsqueeze(1), 1, "TND",
+        actual_seq_qlen=q_ends, actual_seq_kvlen=kv_ends, **attributes,
+    )  # fmt: skip
+    return output.attention_out[:, 0] != 0
+
+
 def panels() -> dict[str, Tensor]:
     nothing = torch.zeros(5, 7, dtype=torch.bool)
     blocks = torch.block_diag(*[torch.ones(3, 3)] * 3)[:7, :7] == 0  # three packed documents
@@ -44,12 +57,22 @@ def panels() -> dict[str, Tensor]:
         "5 (full mask), 6: prefix\nprefix=4": visible(
             5, 7, atten_mask=compressed_atten_mask(6), sparse_mode=6, prefix=[4]
         ),
+        "3, packed (TND)\nSq 2, 0, 3  Skv 2, 1, 4": visible_packed(
+            [2, 0, 3], [2, 1, 4], atten_mask=compressed_atten_mask(3), sparse_mode=3
+        ),
+        "7: the last is a band\nSq 3, 2  Skv 3, 6, next=-2": visible_packed(
+            [3, 2], [3, 6], atten_mask=compressed_atten_mask(7), sparse_mode=7, next_tockens=-2
+        ),
+        "8: the first is a band\nSq 3, 4  Skv 4, 4, next=1": visible_packed(
+            [3, 4], [4, 4], atten_mask=compressed_atten_mask(8), sparse_mode=8, next_tockens=1
+        ),
     }
 
 
 def draw(output: Path) -> None:
-    figure, axes = plt.subplots(2, 4, figsize=(11, 6.2), layout="constrained")
-    for axis, (title, seen) in zip(axes.flat, panels().items(), strict=True):
+    figure, axes = plt.subplots(3, 4, figsize=(11, 9.2), layout="constrained")
+    axes.flat[-1].remove()
+    for axis, (title, seen) in zip(axes.flat, panels().items(), strict=False):
         axis.imshow(seen, cmap="Blues", vmin=0, vmax=1.4)
         axis.set_title(title, fontsize=10)
         axis.set_xticks(range(seen.shape[1]))

@@ -1,8 +1,7 @@
-"""Time and memory of flash_attention_score on the CPU, beside torch's scaled_dot_product_attention.
+"""Time of flash_attention_score on the CPU, beside torch's scaled_dot_product_attention.
 
     python scripts/bench_flash_attention.py                     # causal, S = 2048, every dtype, forward and both
     python scripts/bench_flash_attention.py --length 8192 --dtype bfloat16
-    python scripts/bench_flash_attention.py memory --length 16384
 
 Baseline and ours run in one process, one after the other in each round, on the same tensors; the medians and their
 spread (fastest to slowest) are printed, and the ratio torch / ours. Only the ratio carries from machine to machine.
@@ -12,8 +11,7 @@ import argparse
 import functools
 import statistics
 import time
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -81,54 +79,8 @@ def describe(times: list[float]) -> str:
     return f"{middle:8.1f} ms ({low:.1f}-{high:.1f})"
 
 
-def peak_resident_bytes() -> int:
-    status = Path("/proc/self/status").read_text()
-    return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) * 1024
-
-
-def reset_peak() -> None:
-    Path("/proc/self/clear_refs").write_text("5")
-
-
-def memory_case(arguments: argparse.Namespace, dtype: torch.dtype) -> None:
-    """Peak resident memory that each direction adds, against the bytes of what it returns.
-
-    The backward is called as an operator: autograd and the allocator's habits are not what is measured.
-    """
-    mib = 2**20
-
-    def measure(name: str, inputs: Sequence[Tensor], run: Callable[[], Sequence[Tensor]]) -> Sequence[Tensor]:
-        reset_peak()
-        before = peak_resident_bytes()
-        outputs = run()
-        added = peak_resident_bytes() - before
-        given, returned = (sum(t.nbytes for t in tensors) for tensors in (inputs, outputs))
-        print(
-            f"{dtype!s:15} {name:9} inputs {given / mib:6.1f} MiB  outputs {returned / mib:6.1f} MiB  "
-            f"peak added {added / mib:6.1f} MiB  beyond outputs {(added - returned) / mib:5.1f} MiB"
-        )
-        return outputs
-
-    attributes = {"atten_mask": compressed_atten_mask(2), "sparse_mode": 2, "scale": arguments.head_size**-0.5}
-    operators = torch.ops.ascendspeed
-    tensors = [t.detach() for t in make_tensors(arguments, dtype)]
-    gradient = torch.randn_like(tensors[0])
-    small = [t[:, :, :256].clone() for t in tensors]
-    operators.flash_attention_score(*small, arguments.heads, "BNSD", **attributes)  # threads and code become resident
-    out, maximum, total = measure(
-        "forward", tensors, lambda: operators.flash_attention_score(*tensors, arguments.heads, "BNSD", **attributes)
-    )
-    saved = (*tensors, gradient, maximum, total, None, out)
-    measure(
-        "backward",
-        [t for t in saved if t is not None],
-        lambda: operators.flash_attention_score_grad(*saved, arguments.heads, "BNSD", **attributes),
-    )
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="?", choices=("time", "memory"), default="time")
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--heads", type=int, default=8, help="query heads")
     parser.add_argument("--kv-heads", type=int, help="key/value heads; default: as many as query heads")
@@ -139,7 +91,7 @@ def main() -> None:
     arguments = parser.parse_args()
     print(f"{active_isa()}, {torch.get_num_threads()} threads, {vars(arguments)}")
     for name in [arguments.dtype] if arguments.dtype else DTYPES:
-        (time_case if arguments.what == "time" else memory_case)(arguments, DTYPES[name])
+        time_case(arguments, DTYPES[name])
 
 
 if __name__ == "__main__":

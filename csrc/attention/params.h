@@ -70,6 +70,9 @@ struct BackwardParams : AttentionParams {
   View dq_rope, dk_rope;
   PseGradient dpse;
   float* dsink = nullptr;  // [N], contiguous; or nullptr
+  // How much a thread may add to the scratch for sums that wait for other tiles: few heads are then in work at a time.
+  // It changes no result, and the sums of one query head and of one key/value head are held whatever it says.
+  int64_t sum_bytes_per_thread = int64_t{48} << 20;
 };
 
 }  // namespace ascendspeed

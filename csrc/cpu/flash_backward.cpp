@@ -32,21 +32,47 @@ Interval key_blocks(const BackwardParams& p, const Sequence& s, int64_t row, int
   return {keys.begin / kKeyBlock, ceil_div(keys.end, kKeyBlock)};
 }
 
-// What threads share. dq is float32 for the few key/value heads in work at a time: a slot is reused when all key
-// blocks of the head that had it are done.
+// How many heads are in work at a time. dq of the query heads that share a key/value head is held in float32 until all
+// key blocks have added to it. Where a large group would take too much, its heads pass one after the other, a few at a
+// time; dk and dv then wait in float32 too.
+struct Plan {
+  Plan(const BackwardParams& p, int threads) {
+    const Geometry& g = p.geometry;
+    const int64_t row_blocks = ceil_div(g.q_len, kRowBlock), kv_rows = ceil_div(g.kv_len, kKeyBlock) * kKeyBlock;
+    dq_tile = int64_t{kRowBlock} * leading(g.score_dim());
+    dk_floats = kv_rows * leading(g.score_dim());
+    dv_floats = kv_rows * leading(g.v_dim);
+    const int64_t most = threads * p.sum_bytes_per_thread / static_cast<int64_t>(sizeof(float));
+    const int64_t head = row_blocks * dq_tile;
+    members = g.group();
+    if (members * head > most) members = std::clamp<int64_t>((most - dk_floats - dv_floats) / head, 1, members);
+    passes = ceil_div(g.group(), members);
+    dq_slot = members * head;
+    if (passes == 1)
+      slots = std::clamp<int64_t>(most / dq_slot, 1, std::min<int64_t>(g.batch * g.kv_heads, threads + 1));
+  }
+
+  int64_t dq_tile, dk_floats, dv_floats;
+  int64_t members;    // query heads of one key/value head that are in work together: a unit of work
+  int64_t passes;     // units of one key/value head
+  int64_t dq_slot;    // floats of dq of one unit
+  int64_t slots = 1;  // units in work at a time
+};
+
+// What threads share. A slot of dq is reused when all key blocks of the unit that had it are done.
 struct Shared {
   Shared(const BackwardParams& p, int threads, Scratch& scratch)
-      : rows(p.geometry, p.geometry.heads, Axis::kRows, kRowBlock, scratch),
-        keys(p.geometry, p.geometry.kv_heads, Axis::kKeys, kKeyBlock, scratch),
-        kv_heads(p.geometry.batch * p.geometry.kv_heads),
-        slots(std::min<int64_t>(kv_heads, threads + 1)),
-        dq_tile(int64_t{kRowBlock} * leading(p.geometry.score_dim())),
-        dq_slot(p.geometry.group() * ceil_div(p.geometry.q_len, kRowBlock) * dq_tile),
-        dq(scratch.take<float>(slots * dq_slot)),
+      : plan(p, threads),
+        rows(p.geometry, p.geometry.heads, Axis::kRows, kRowBlock, scratch),
+        keys(p.geometry, p.geometry.kv_heads * plan.passes, Axis::kKeys, kKeyBlock, scratch),
+        units(p.geometry.batch * p.geometry.kv_heads * plan.passes),
+        dq(scratch.take<float>(plan.slots * plan.dq_slot)),
+        dk(scratch.take<float>(plan.passes == 1 ? 0 : plan.dk_floats)),
+        dv(scratch.take<float>(plan.passes == 1 ? 0 : plan.dv_floats)),
         delta(scratch.take<float>(count_rows(p.geometry))),
         dsink(scratch.take<float>(p.sink == nullptr ? 0 : rows.total())),
         turns(scratch.take<Counter>(rows.total())),
-        blocks_done(scratch.take<Counter>(kv_heads)) {}
+        blocks_done(scratch.take<Counter>(units)) {}
 
   static int64_t bytes(const BackwardParams& p, int threads) {
     Scratch counter(nullptr);
@@ -58,9 +84,11 @@ struct Shared {
     return (last.rows_before + last.q_len) * g.heads;
   }
 
-  Blocks rows, keys;  // of query heads, of key/value heads
-  int64_t kv_heads, slots, dq_tile, dq_slot;
-  float* dq;       // [slots][group][row blocks][kRowBlock x leading(D)]
+  Plan plan;
+  Blocks rows, keys;  // of query heads, of units
+  int64_t units;
+  float* dq;       // [slots][members][row blocks][kRowBlock x leading(D)]
+  float *dk, *dv;  // of the key/value head in work, where it takes several passes
   float* delta;    // numbered by BackwardTile::row_index: sum over Dv of dy * attention_in
   float* dsink;    // for each row block: its share of the gradient of the sink
   Counter* turns;  // for each row block: the key block whose share of dq comes next
@@ -108,40 +136,53 @@ class Backward : public BackwardTile {
     }
   }
 
-  // dk and dv of one block of keys, and its share of dq.
-  void key_block(const BackwardWorkspace& w, int64_t task) const {
-    const auto [s, kv_head, block] = s_.keys.locate(task);
-    const int64_t key = block * kKeyBlock, kv_head_index = s.index * g.kv_heads + kv_head;
+  // What one unit adds to dk and dv of one block of keys, and the block's share of dq.
+  void key_block(const BackwardWorkspace& workspace, int64_t task) const {
+    const Plan& plan = s_.plan;
+    const auto [s, head_and_pass, block] = s_.keys.locate(task);
+    const int64_t kv_head = head_and_pass / plan.passes, pass = head_and_pass % plan.passes;
+    const int64_t unit = s.index * g.kv_heads * plan.passes + head_and_pass;
+    const int64_t key = block * kKeyBlock;
     const int keys = keys_at(s, key);
-    if (kv_head_index >= s_.slots) wait_for_slot(kv_head_index - s_.slots);
+    wait_for_slot(unit - plan.slots);
+    BackwardWorkspace w = workspace;
+    if (plan.passes > 1) {
+      w.dk = s_.dk + key * w.query_ld;
+      w.dv = s_.dv + key * w.value_ld;
+    }
     load_keys(w, s, kv_head, key);
     load_key(p, kernel, s, kv_head, key, keys, w.key, w.query_ld);
-    std::fill_n(w.dk, int64_t{keys} * w.query_ld, 0.0f);
-    std::fill_n(w.dv, int64_t{keys} * w.value_ld, 0.0f);
-    for (int64_t member = 0; member < g.group(); ++member) {
-      const int64_t head = kv_head * g.group() + member, row_blocks = s_.rows.of(s);
-      float* slot = s_.dq + kv_head_index % s_.slots * s_.dq_slot;
+    if (pass == 0) {
+      std::fill_n(w.dk, int64_t{keys} * w.query_ld, 0.0f);
+      std::fill_n(w.dv, int64_t{keys} * w.value_ld, 0.0f);
+    }
+    const int64_t first = pass * plan.members, end = std::min(first + plan.members, g.group());
+    const int64_t row_blocks = s_.rows.of(s);
+    float* slot = s_.dq + unit % plan.slots * plan.dq_slot;
+    for (int64_t member = first; member < end; ++member) {
       for (int64_t row_block = 0; row_block < row_blocks; ++row_block) {
         const int64_t row = row_block * kRowBlock;
         const Interval blocks = key_blocks(p, s, row, rows_at(s, row));
         if (block < blocks.begin || block >= blocks.end) continue;
-        row_tile(w, {s, head, row, key, rows_at(s, row), keys}, blocks, static_cast<int32_t>(block),
-                 slot + (member * row_blocks + row_block) * s_.dq_tile);
+        row_tile(w, {s, kv_head * g.group() + member, row, key, rows_at(s, row), keys}, blocks,
+                 static_cast<int32_t>(block), slot + ((member - first) * row_blocks + row_block) * plan.dq_tile);
       }
     }
-    store_with_rope(w.dk, w.query_ld, keys, p.dk, p.dk_rope, s.index, kv_head, s.kv_begin + key);
-    store(w.dv, w.value_ld, keys, g.v_dim, p.dv, s.index, kv_head, s.kv_begin + key);
-    s_.blocks_done[kv_head_index].fetch_add(1, std::memory_order_release);
+    if (pass == plan.passes - 1) {
+      store_with_rope(w.dk, w.query_ld, keys, p.dk, p.dk_rope, s.index, kv_head, s.kv_begin + key);
+      store(w.dv, w.value_ld, keys, g.v_dim, p.dv, s.index, kv_head, s.kv_begin + key);
+    }
+    s_.blocks_done[unit].fetch_add(1, std::memory_order_release);
   }
 
  private:
-  // Until the key/value head that had the slot is done with it. One without key blocks leaves it to whoever had it
-  // before.
-  void wait_for_slot(int64_t kv_head_index) const {
-    for (int64_t i = kv_head_index; i >= 0; i -= s_.slots) {
-      const int64_t blocks = s_.keys.of(g.sequence(i / g.kv_heads));
+  // Until the unit that had the slot before is done with it. One without key blocks leaves it to whoever had it
+  // earlier.
+  void wait_for_slot(int64_t unit) const {
+    for (; unit >= 0; unit -= s_.plan.slots) {
+      const int64_t blocks = s_.keys.of(g.sequence(unit / (g.kv_heads * s_.plan.passes)));
       if (blocks == 0) continue;
-      wait_for(s_.blocks_done[i], static_cast<int32_t>(blocks));
+      wait_for(s_.blocks_done[unit], static_cast<int32_t>(blocks));
       return;
     }
   }
@@ -182,7 +223,7 @@ int64_t backward_scratch_bytes(const BackwardParams& p, int threads) {
 void flash_backward(const BackwardParams& p, const Parallel& parallel, void* scratch) {
   Scratch shared_scratch(scratch);
   const Shared shared(p, parallel.threads, shared_scratch);
-  for (int64_t i = 0; i < shared.kv_heads; ++i) new (&shared.blocks_done[i]) Counter(0);
+  for (int64_t i = 0; i < shared.units; ++i) new (&shared.blocks_done[i]) Counter(0);
   const Backward backward(p, shared);
   char* workspaces = static_cast<char*>(scratch) + shared_scratch.used();
   const auto make_workspace = [&](int thread) { return BackwardWorkspace::at(workspaces, thread, p.geometry); };

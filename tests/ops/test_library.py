@@ -147,10 +147,22 @@ def test_results_are_bitwise_the_same_for_any_number_of_threads(mode):
         2, 6, 2, 300, 500, 40, 24, dtype=torch.bfloat16, masked=True, sparse_mode=mode, mask_density=0.3,
         pre_tockens=200, next_tockens=90, prefix=(250, 333),
     )  # fmt: skip
+    agree_for_threads(case, (1, 2, 3, 7))
+
+
+def test_a_group_too_large_for_the_scratch_passes_in_parts_to_the_same_bits():
+    """dq of 8 heads in float32 takes 132 MiB: one thread may hold 48 of them, seven may hold them all."""
+    case = Case(
+        1, 8, 1, 8192, 8192, 512, 512, dtype=torch.bfloat16, masked=True, sparse_mode=4, pre_tockens=60, next_tockens=0
+    )
+    agree_for_threads(case, (1, 2, 7))
+
+
+def agree_for_threads(case, counts):
     results = []
     before = torch.get_num_threads()
     try:
-        for threads in (1, 2, 3, 7):
+        for threads in counts:
             torch.set_num_threads(threads)
             inputs, dy = inputs_of(case)
             output = flash_attention_score(*inputs, case.heads, case.layout, **case.attributes())
