@@ -5,6 +5,13 @@ Importing it needs torch and the compiled ascendspeed._C, nothing else.
 
 from ascendspeed.ops.dropout import draw_seed, dropout_gen_mask
 from ascendspeed.ops.flash_attention import NO_LIMIT, FlashAttentionScoreOutput, flash_attention_score
+from ascendspeed.ops.fusion_attention import (
+    _npu_dropout_gen_mask,
+    npu_fusion_attention,
+    npu_fusion_attention_grad,
+    npu_fusion_attention_grad_v2,
+    npu_fusion_attention_v2,
+)
 from ascendspeed.ops.library import active_isa
 from ascendspeed.ops.masks import compressed_atten_mask
 from ascendspeed.ops.seed_api import FlashAttention, npu_flash_attention, npu_flash_attention_grad
@@ -13,6 +20,7 @@ __all__ = [
     "NO_LIMIT",
     "FlashAttention",
     "FlashAttentionScoreOutput",
+    "_npu_dropout_gen_mask",
     "active_isa",
     "compressed_atten_mask",
     "draw_seed",
@@ -20,4 +28,8 @@ __all__ = [
     "flash_attention_score",
     "npu_flash_attention",
     "npu_flash_attention_grad",
+    "npu_fusion_attention",
+    "npu_fusion_attention_grad",
+    "npu_fusion_attention_grad_v2",
+    "npu_fusion_attention_v2",
 ]
