@@ -14,6 +14,7 @@ from ascendspeed.ops.fusion_attention import (
 )
 from ascendspeed.ops.library import active_isa
 from ascendspeed.ops.masks import compressed_atten_mask
+from ascendspeed.ops.ring_attention import npu_ring_attention_update
 from ascendspeed.ops.seed_api import FlashAttention, npu_flash_attention, npu_flash_attention_grad
 
 __all__ = [
@@ -32,4 +33,5 @@ __all__ = [
     "npu_fusion_attention_grad",
     "npu_fusion_attention_grad_v2",
     "npu_fusion_attention_v2",
+    "npu_ring_attention_update",
 ]

@@ -46,6 +46,9 @@ bool sync=False, int pse_type=1, int[]? q_start_idx=None, int[]? kv_start_idx=No
 Tensor? sink=None) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)
 _npu_dropout_gen_mask(Tensor self, int[] size, float p, int seed, int offset, *, bool? parallel=True, \
 bool? sync=None) -> Tensor
+npu_ring_attention_update(Tensor prev_attn_out, Tensor prev_softmax_max, Tensor prev_softmax_sum, \
+Tensor cur_attn_out, Tensor cur_softmax_max, Tensor cur_softmax_sum, *, Tensor? actual_seq_qlen=None, \
+str input_layout="SBH", str input_softmax_layout="") -> (Tensor, Tensor, Tensor)
 """
 
 
