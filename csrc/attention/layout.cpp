@@ -138,6 +138,11 @@ Status deduce_geometry(Layout layout, int64_t head_num, const TensorInfo& query,
                      ", the layout has rank " + std::to_string(names_of(layout).rank));
     }
   }
+  for (const auto& [name, tensor] : inputs) {
+    if (std::any_of(tensor->sizes.begin(), tensor->sizes.end(), [](int64_t size) { return size < 0; })) {
+      return invalid(of(name, *tensor, layout) + " has a negative size");
+    }
+  }
   const Shape q = read_shape(layout, query.sizes), k = read_shape(layout, key.sizes),
               v = read_shape(layout, value.sizes);
   if (k.batch != q.batch || v.batch != q.batch) {

@@ -14,6 +14,7 @@
 #include "attention/dtype.h"
 #include "attention/layout.h"
 #include "attention/problem.h"
+#include "attention/sparse.h"
 
 namespace ascendspeed {
 
@@ -21,10 +22,11 @@ enum PseType : int64_t { kOutsideScale = 0, kInsideScale = 1, kLinearDistance = 
 
 constexpr int64_t kPseCompressedRows = 1024;
 
-// kv_start - q_start. The first number of each list counts, and neither where one is missing.
+// kv_start - q_start. The first number of each list counts, and neither where one is missing. Beyond any length they
+// are clamped, so that distances cannot overflow.
 inline int64_t start_shift(const OptionalInts& q_start_idx, const OptionalInts& kv_start_idx) {
   const bool both = q_start_idx && kv_start_idx && !q_start_idx->empty() && !kv_start_idx->empty();
-  return both ? kv_start_idx->front() - q_start_idx->front() : 0;
+  return both ? clamp_tokens(kv_start_idx->front()) - clamp_tokens(q_start_idx->front()) : 0;
 }
 
 inline bool is_generated(int64_t pse_type) { return pse_type == kLinearDistance || pse_type == kRootDistance; }

@@ -1,6 +1,7 @@
 // The rules in the order a reader of the CANN pages meets them: tensors, attributes, mask, dropout, shift, sink, rope.
 #include "attention/rules.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "attention/rule_parts.h"
@@ -203,10 +204,8 @@ Status check_backward(const BackwardProblem& p, Resolved* resolved) {
   if (Status s = check_stats("softmax_max", p.softmax_max, *resolved); !s.ok()) return s;
   if (Status s = check_stats("softmax_sum", p.softmax_sum, *resolved); !s.ok()) return s;
   if (!p.attention_in) return null_pointer("attention_in is None, the backward needs the forward's output");
-  if (p.softmax_in && !p.softmax_in->sizes.empty()) {
-    int64_t elements = 1;
-    for (int64_t size : p.softmax_in->sizes) elements *= size;
-    if (elements != 0) return invalid(of("softmax_in", *p.softmax_in) + ": reserved by CANN, must be None or empty");
+  if (p.softmax_in && std::count(p.softmax_in->sizes.begin(), p.softmax_in->sizes.end(), 0) == 0) {
+    return invalid(of("softmax_in", *p.softmax_in) + ": reserved by CANN, must be None or empty");
   }
   return check_output_like("attention_in", *p.attention_in, p.query, *resolved);
 }

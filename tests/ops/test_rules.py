@@ -222,6 +222,7 @@ GRAD_INVALID = [
     ({"attention_in": None}, "attention_in is None, the backward needs the forward's output [161001]"),
     ({"softmax_max": zeros(B, N, SQ, 1)}, "softmax_max [2, 4, 6, 1] float32: expected [2, 4, 6, 8] [161002]"),
     ({"softmax_sum": zeros(B, N, SQ, 8, dtype=torch.float16)}, "softmax_sum [2, 4, 6, 8] float16: expected float32"),
+    ({"softmax_in": zeros()}, "softmax_in [] float32: reserved by CANN, must be None or empty [161002]"),
     ({"softmax_in": zeros(3)}, "softmax_in [3] float32: reserved by CANN, must be None or empty [161002]"),
     ({"dy": zeros(B, N, SQ, D + 1)}, "dy [2, 4, 6, 17] float32: expected [2, 4, 6, 16] [161002]"),
     ({"dy": zeros(B, N, SQ, D, dtype=torch.bfloat16)}, "dy: dtype bfloat16 differs from float32 of query [161002]"),
