@@ -1,10 +1,14 @@
-"""What every test gets: hypothesis profiles and uninitialised memory that shows.
+"""What every test gets: hypothesis profiles, threads that sleep, and uninitialised memory that shows.
 
 HYPOTHESIS_PROFILE chooses: "default" for every day and CI, the same examples each time; "soak" for as many new ones as
 HYPOTHESIS_EXAMPLES says.
 """
 
 import os
+
+# Read once, when torch loads OpenMP. Threads that spin while they wait make a run on a busy machine 20 times slower
+# (measured: two cores, one of them taken by another process).
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import pytest
 import torch

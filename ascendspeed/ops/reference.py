@@ -163,13 +163,23 @@ class Gradients(NamedTuple):
 
 
 def attention_grad(
-    query: Tensor, key: Tensor, value: Tensor, dy: Tensor, *, scale: float, mask: Tensor, **problem: Any
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    dy: Tensor,
+    *,
+    scale: float,
+    mask: Tensor,
+    forward: Forward | None = None,
+    **problem: Any,
 ) -> Gradients:
     """The specification's backward, term by term; keywords as `attention`.
 
     `ds` is the gradient of what the softmax sees: that of a shift is `scale * ds` inside the scale and `ds` outside.
+    forward: what `attention` gave for the same arguments, so as not to compute it twice; None computes it.
     """
-    forward = attention(query, key, value, scale=scale, mask=mask, **problem)
+    if forward is None:
+        forward = attention(query, key, value, scale=scale, mask=mask, **problem)
     sink, keep, keep_prob = problem.get("sink"), problem.get("keep"), problem.get("keep_prob", 1.0)
     kv_heads = key.shape[1]
     group = query.shape[1] // kv_heads

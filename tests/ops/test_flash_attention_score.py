@@ -32,10 +32,10 @@ def check(case: Case) -> None:
     dy = _as_bnsd(case, dy)
     problem = case.reference_arguments()
     exact = reference.attention(q, k, v, **problem)
-    exact_gradients = reference.attention_grad(q, k, v, dy, **problem)
+    exact_gradients = reference.attention_grad(q, k, v, dy, **problem, forward=exact)
     has_dpse = case.pse is not None and case.pse_type in (0, 1)
     pse_shape = tuple(case.pse_tensor().shape) if has_dpse else None
-    bound = bounds(q, k, v, dy, **problem, pse_shape=pse_shape)
+    bound = bounds(q, k, v, dy, **problem, pse_shape=pse_shape, exact=exact, gradients=exact_gradients)
 
     assert output.attention_out.dtype == case.dtype
     assert output.attention_out.is_contiguous()

@@ -57,17 +57,22 @@ def bounds(
     keep: Tensor | None = None,
     keep_prob: float = 1.0,
     pse_shape: tuple[int, ...] | None = None,
+    exact: reference.Forward | None = None,
+    gradients: reference.Gradients | None = None,
 ) -> Bound:
     """Bounds for forward and backward of one problem; tensors as [B, N or Nkv, S, D] in the kernel's dtype.
 
     pse_shape: [1 or B, N, 1 or Sq, Skv] of a pse tensor, for the bound of its gradient.
+    exact, gradients: the reference's results for the same arguments where the caller has them; else computed here.
     """
     dtype = query.dtype
     kv_heads = key.shape[1]
     group = query.shape[1] // kv_heads
     problem = {"shift": shift, "shift_in_scale": shift_in_scale, "sink": sink, "keep": keep, "keep_prob": keep_prob}
-    exact = reference.attention(query, key, value, scale=scale, mask=mask, **problem)
-    gradients = reference.attention_grad(query, key, value, dy, scale=scale, mask=mask, **problem)
+    if exact is None:
+        exact = reference.attention(query, key, value, scale=scale, mask=mask, **problem)
+    if gradients is None:
+        gradients = reference.attention_grad(query, key, value, dy, scale=scale, mask=mask, forward=exact, **problem)
     factor = (
         1.0 if keep is None else keep.double() / keep_prob
     )  # applied in float32: 1 / keep_prob and the product round
