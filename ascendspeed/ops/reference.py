@@ -36,8 +36,13 @@ def excluded(
     pre_tockens: int = 2147483647,
     next_tockens: int = 2147483647,
     prefix: list[int] | None = None,
+    band_element: bool = False,
 ) -> Tensor:
-    """Positions that take no part, bool [B, N, Sq, Skv]: the table of sparse modes, position by position."""
+    """Positions that take no part, bool [B, N, Sq, Skv]: the table of sparse modes, position by position.
+
+    A packed batch is one call per batch element, with B = 1. Modes 7 and 8 exist only there; `band_element` says
+    whether this is the one element that has the band: the last (7) or the first (8) with queries.
+    """
     shape = (batch, heads, q_len, kv_len)
     if atten_mask is None:
         return torch.zeros(shape, dtype=torch.bool)
@@ -47,25 +52,29 @@ def excluded(
     if sparse_mode in (0, 1, 5):
         out = atten_mask.to(torch.bool).cpu().expand(shape)
         return out | (j < i - pre_tockens) | (j > i + next_tockens) if sparse_mode == 0 else out
-    if sparse_mode == 2:
+    if sparse_mode == 2 or (sparse_mode == 8 and not band_element):
         out = j > i
-    elif sparse_mode == 3:
+    elif sparse_mode == 3 or (sparse_mode == 7 and not band_element):
         out = j > i + off
-    elif sparse_mode == 4:
+    elif sparse_mode in (4, 7, 8):
         out = (j < i + off - pre_tockens) | (j > i + off + next_tockens)
     elif sparse_mode == 6:
         assert prefix is not None
         lengths = torch.tensor(prefix).view(batch, 1, 1, 1)
         out = (j >= lengths) & (j > i + off)
     else:
-        raise ValueError(f"sparse_mode={sparse_mode} is not in the dense reference")
+        raise ValueError(f"sparse_mode={sparse_mode} is not in the reference")
     return out.expand(shape)
 
 
-def kept(drop_mask: Tensor, batch: int, heads: int, q_len: int, kv_len: int) -> Tensor:
-    """The bits of a packed mask, bool [B, N, Sq, Skv]: bit e % 8 of byte e // 8, least significant first."""
+def kept(drop_mask: Tensor, batch: int, heads: int, q_len: int, kv_len: int, *, first: int = 0) -> Tensor:
+    """The bits of a packed mask, bool [B, N, Sq, Skv]: bit e % 8 of byte e // 8, least significant first.
+
+    first: number e of the first bit; in a packed batch the sum of N * Sq * Skv over the elements before this one.
+    """
     bits = (drop_mask.view(-1, 1) >> torch.arange(8, dtype=torch.uint8)) & 1
-    return bits.flatten()[: batch * heads * q_len * kv_len].view(batch, heads, q_len, kv_len).bool()
+    count = batch * heads * q_len * kv_len
+    return bits.flatten()[first : first + count].view(batch, heads, q_len, kv_len).bool()
 
 
 def position_shift(

@@ -6,7 +6,7 @@ from hypothesis import given
 
 from ascendspeed.ops import compressed_atten_mask, flash_attention_score, reference
 from ascendspeed.ops.layout import to_bnsd
-from tests.support.bounds import bounds
+from tests.support.bounds import bounds, within
 from tests.support.cases import LAYOUTS, Case, cases
 
 FLT_MAX = torch.finfo(torch.float32).max
@@ -60,15 +60,6 @@ def check(case: Case) -> None:
 
 def _as_bnsd(case: Case, tensor: torch.Tensor) -> torch.Tensor:
     return to_bnsd(tensor, case.layout, case.heads)
-
-
-def within(name, actual, expected, bound) -> None:
-    error = (actual.double() - expected).abs()
-    worst = (error - bound).argmax()
-    assert (error <= bound).all(), (
-        f"{name}: |error| {error.flatten()[worst]:.3e} above {bound.flatten()[worst]:.3e} "
-        f"at element {worst} (expected {expected.flatten()[worst]:.6e})"
-    )
 
 
 @given(cases())

@@ -43,6 +43,19 @@ def _rounded(value: Tensor, error: Tensor, dtype: torch.dtype) -> Tensor:
     return error + info.eps / 2 * (value.abs() + error) + info.smallest_normal * info.eps / 2
 
 
+def within(name: str, actual: Tensor, expected: Tensor, bound: Tensor) -> None:
+    """Assert |actual - expected| <= bound, element by element."""
+    assert actual.shape == expected.shape, f"{name}: shape {tuple(actual.shape)}, not {tuple(expected.shape)}"
+    if not actual.numel():
+        return
+    error = (actual.double() - expected).abs()
+    worst = (error - bound).argmax()
+    assert (error <= bound).all(), (
+        f"{name}: |error| {error.flatten()[worst]:.3e} above {bound.flatten()[worst]:.3e} "
+        f"at element {worst} (expected {expected.flatten()[worst]:.6e})"
+    )
+
+
 def bounds(
     query: Tensor,
     key: Tensor,
@@ -57,12 +70,14 @@ def bounds(
     keep: Tensor | None = None,
     keep_prob: float = 1.0,
     pse_shape: tuple[int, ...] | None = None,
+    sink_rows: int | None = None,
     exact: reference.Forward | None = None,
     gradients: reference.Gradients | None = None,
 ) -> Bound:
     """Bounds for forward and backward of one problem; tensors as [B, N or Nkv, S, D] in the kernel's dtype.
 
     pse_shape: [1 or B, N, 1 or Sq, Skv] of a pse tensor, for the bound of its gradient.
+    sink_rows: rows that the gradient of one sink is summed over, where this problem is one of several; default B * Sq.
     exact, gradients: the reference's results for the same arguments where the caller has them; else computed here.
     """
     dtype = query.dtype
@@ -132,7 +147,8 @@ def bounds(
     if sink is not None:
         weight = torch.exp(sink.double().view(1, -1, 1) - exact.softmax_max) / exact.softmax_sum
         terms = weight * delta.squeeze(-1).abs()
-        relative = p_error.squeeze(-1) + (terms.shape[0] * terms.shape[2] + 4) * _U
+        summed = terms.shape[0] * terms.shape[2] if sink_rows is None else sink_rows
+        relative = p_error.squeeze(-1) + (summed + 4) * _U
         dsink = (terms * relative + weight * delta_error.squeeze(-1) + 2 * _DENORMAL).sum(dim=(0, 2))
     finite_max = exact.softmax_max.clamp(min=-spread.squeeze(-1).clamp(min=1.0))  # -FLT_MAX of empty rows is exact
     return Bound(

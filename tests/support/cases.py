@@ -63,9 +63,9 @@ class Case:
             bnsd = torch.randn(self.batch, heads, length, dim, generator=generator).to(self.dtype)
             return from_bnsd(bnsd, self.layout)
 
-        query = _arrange(draw(self.heads, self.q_len, self.qk_dim), self.memory)
-        key = _arrange(draw(self.kv_heads, self.kv_len, self.qk_dim), self.memory)
-        value = _arrange(draw(self.kv_heads, self.kv_len, self.v_dim), self.memory)
+        query = arrange(draw(self.heads, self.q_len, self.qk_dim), self.memory)
+        key = arrange(draw(self.kv_heads, self.kv_len, self.qk_dim), self.memory)
+        value = arrange(draw(self.kv_heads, self.kv_len, self.v_dim), self.memory)
         return query, key, value, draw(self.heads, self.q_len, self.v_dim)
 
     def atten_mask(self) -> Tensor | None:
@@ -156,7 +156,7 @@ class Case:
         return query, key, value
 
 
-def _arrange(tensor: Tensor, memory: str) -> Tensor:
+def arrange(tensor: Tensor, memory: str) -> Tensor:
     """The same values with other strides."""
     if memory == "permuted":  # last dimension has a stride, first is innermost
         return tensor.permute(*reversed(range(tensor.ndim))).contiguous().permute(*reversed(range(tensor.ndim)))

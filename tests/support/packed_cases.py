@@ -1,0 +1,140 @@
+"""A hypothesis strategy for legal packed problems of every kind the operator has (`PackedCase`)."""
+
+import math
+
+import torch
+from hypothesis import strategies as st
+
+from tests.support.cases import DTYPES, MEMORY, tokens
+from tests.support.packed import NO_LIMIT, PackedCase
+
+# Lengths on both sides of every block edge (72 rows, 96 keys) and 0 are as likely as others.
+_lengths = st.one_of(st.integers(1, 20), st.sampled_from([71, 72, 73, 95, 96, 97, 143, 145, 193]), st.integers(1, 200))
+_lengths_or_none = st.one_of(st.just(0), _lengths, _lengths)
+_head_sizes = st.one_of(st.integers(1, 40), st.sampled_from([48, 63, 64, 65, 80, 96, 127, 128, 129, 192, 256]))
+_MODES = (0, 1, 2, 3, 4, 6, 7, 8)
+_FLATTENED = ("full", "row")
+_SLOPES = ("N", "BN")
+
+
+def _holds_band(q_len: int, kv_len: int, pre: int, following: int) -> bool:
+    """Whether some row of left-up tokens pre, following has a position in range."""
+    return max(-pre, 1 - q_len) <= min(following, kv_len - 1)
+
+
+def _draw_lengths(draw: st.DrawFn, mode: int, masked: bool, pse: str | None) -> tuple[list[int], list[int]]:
+    some = _lengths if pse else _lengths_or_none  # pse takes no element of length 0
+    batch = draw(st.integers(1, 5))
+    q_lens = [draw(some) for _ in range(batch)]
+    if pse in _SLOPES:
+        kv_lens = list(q_lens)
+        if masked and mode == 8 and batch > 1:
+            kv_lens[0] = draw(_lengths)  # the start indices make up for it
+        return q_lens, kv_lens
+    if pse and masked and mode == 8 and batch > 1:
+        return q_lens, list(q_lens)
+    kv_lens = [draw(st.one_of(st.just(q_len), some)) for q_len in q_lens]
+    if not masked or mode not in (3, 7, 8):
+        return q_lens, kv_lens
+    with_queries = [index for index, length in enumerate(q_lens) if length]
+    band = None if mode == 3 or batch == 1 or not with_queries else with_queries[-1 if mode == 7 else 0]
+    if band is not None and not kv_lens[band]:
+        kv_lens[band] = draw(_lengths)
+    for index in range(batch):  # a long sequence reads its last part: no more queries than keys
+        if mode in (3, 7) and kv_lens[index] and not (mode == 7 and batch == 1):
+            q_lens[index] = min(q_lens[index], kv_lens[index])
+    return q_lens, kv_lens
+
+
+def _draw_tokens(draw: st.DrawFn, mode: int, q_lens: list[int], kv_lens: list[int]) -> tuple[int, int]:
+    """Tokens that the mode accepts for every element."""
+    full = [(q, kv) for q, kv in zip(q_lens, kv_lens, strict=True) if q and kv]
+    if mode in (7, 8) and len(q_lens) > 1:
+        with_queries = [(q, kv) for q, kv in zip(q_lens, kv_lens, strict=True) if q]
+        if not with_queries:
+            return NO_LIMIT, NO_LIMIT
+        q_len, kv_len = with_queries[-1 if mode == 7 else 0]
+        pre = draw(st.one_of(st.integers(kv_len, kv_len + 50), st.just(NO_LIMIT)))
+        return pre, draw(st.integers(q_len - kv_len, 0 if mode == 7 else q_len - kv_len + 200))
+    if mode not in (0, 4, 7, 8) or draw(st.booleans()):
+        return NO_LIMIT, NO_LIMIT
+    pre, following = draw(tokens), draw(tokens)
+    for q_len, kv_len in full:
+        off = 0 if mode == 0 else kv_len - q_len
+        if not _holds_band(q_len, kv_len, pre - off, following + off):
+            return NO_LIMIT, NO_LIMIT
+    return pre, following
+
+
+@st.composite
+def packed_cases(draw: st.DrawFn) -> PackedCase:
+    """Legal calls with every mode and attribute, elements without queries or keys, and ignored tails."""
+    masked = draw(st.sampled_from([True, True, False]))
+    mode = draw(st.sampled_from(_MODES))
+    pse = None if mode == 7 else draw(st.sampled_from([None, None, None, *_FLATTENED, *_SLOPES]))
+    pse_type = 1 if pse is None else draw(st.sampled_from([2, 3] if pse in _SLOPES else [0, 1]))
+    q_lens, kv_lens = _draw_lengths(draw, mode, masked, pse)
+    pre, following = _draw_tokens(draw, mode, q_lens, kv_lens) if masked else (NO_LIMIT, NO_LIMIT)
+    starts = draw(st.one_of(st.none(), st.tuples(st.integers(-9, 300), st.integers(-9, 300))))
+    if pse and masked and mode == 8 and len(q_lens) > 1:
+        q_start = draw(st.integers(-9, 300))
+        starts = (q_start, q_start + q_lens[0] - kv_lens[0])
+
+    # Rows after the last element: on one side they need nothing, on both the lists must end in 0.
+    extra = 0 if pse else draw(st.integers(0, 2))
+    q_lens, kv_lens = q_lens + [0] * extra, kv_lens + [0] * extra
+    q_zeros, kv_zeros = (_trailing_zeros(draw, lengths) for lengths in (q_lens, kv_lens))
+    q_tail, kv_tail = draw(st.integers(0, 5)), draw(st.integers(0, 5))
+    if not (q_zeros and kv_zeros) and draw(st.booleans()):
+        q_tail = 0
+    elif not (q_zeros and kv_zeros):
+        kv_tail = 0
+
+    prefix = None
+    if masked and mode == 6:
+        prefix = tuple(
+            draw(st.integers(max(0, kv - q), kv) if q and kv else st.integers(0, 3))
+            for q, kv in zip(q_lens, kv_lens, strict=True)
+        )
+    kv_heads = draw(st.integers(1, 3))
+    qk_dim = draw(_head_sizes)
+    dtype = draw(st.sampled_from(DTYPES))
+    dropout = draw(st.sampled_from(["none", "mask", "seed"]))
+    return PackedCase(
+        q_lens=tuple(q_lens),
+        kv_lens=tuple(kv_lens),
+        q_tail=q_tail,
+        kv_tail=kv_tail,
+        q_zeros=q_zeros,
+        kv_zeros=kv_zeros,
+        heads=kv_heads * draw(st.integers(1, 3)),
+        kv_heads=kv_heads,
+        qk_dim=qk_dim,
+        v_dim=draw(st.one_of(st.just(qk_dim), st.integers(1, qk_dim))),
+        dtype=dtype,
+        memory=draw(st.sampled_from(MEMORY)),
+        masked=masked,
+        sparse_mode=mode,
+        mask_density=draw(st.sampled_from([0.0, 0.3, 0.9, 1.0])),
+        mask_dtype=draw(st.sampled_from([torch.bool, torch.uint8])),
+        pre_tockens=pre,
+        next_tockens=following,
+        prefix=prefix,
+        scale=draw(st.one_of(st.none(), st.sampled_from([1.0, 0.0, -0.5, 1 / math.sqrt(3)]))),
+        pse=pse,
+        pse_type=pse_type,
+        starts=starts,
+        sink=dtype != torch.float32 and draw(st.booleans()),
+        keep_prob=1.0 if dropout == "none" else draw(st.sampled_from([0.9, 0.5, 1e-3])),
+        dropout=dropout,
+        softmax_layout=draw(st.sampled_from(["", "TND", "same_as_input"])),
+        seed=draw(st.integers(0, 2**31)),
+    )
+
+
+def _trailing_zeros(draw: st.DrawFn, lengths: list[int]) -> int:
+    """How many of the last entries of the cumulative list to write as 0: any number of elements of length 0."""
+    empty = 0
+    while empty < len(lengths) and lengths[-1 - empty] == 0:
+        empty += 1
+    return draw(st.integers(0, empty))
