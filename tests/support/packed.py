@@ -3,7 +3,7 @@
 A `PackedCase` is one call; its `elements()` are the dense problems of batch 1 it stands for, which is how the reference
 sees it. packed_check.py compares the two, packed_cases.py draws legal ones.
 
-T packed length, N query heads, Nkv key/value heads, Sq/Skv lengths of one element, D and Dv head sizes.
+T packed length, N query heads, Nkv key/value heads, Sq/Skv lengths of one element; head sizes: D, Dv, Drope.
 """
 
 import dataclasses
@@ -64,6 +64,7 @@ class PackedCase:
     kv_heads: int = 1
     qk_dim: int = 4
     v_dim: int = 4
+    rope_dim: int = 0  # head size of query_rope and key_rope; 0: none
     dtype: torch.dtype = torch.float32
     memory: str = "contiguous"
     masked: bool = False
@@ -107,16 +108,24 @@ class PackedCase:
     def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """query, key, value and dy; NaN in the rows of the tails, so that reading one shows (dy contiguous)."""
         generator = torch.Generator().manual_seed(self.seed)
-
-        def draw(lengths: tuple[int, ...], tail: int, heads: int, dim: int) -> Tensor:
-            used = torch.randn(sum(lengths), heads, dim, generator=generator)
-            return torch.cat([used, used.new_full((tail, heads, dim), torch.nan)]).to(self.dtype)
-
-        query = draw(self.q_lens, self.q_tail, self.heads, self.qk_dim)
-        key = draw(self.kv_lens, self.kv_tail, self.kv_heads, self.qk_dim)
-        value = draw(self.kv_lens, self.kv_tail, self.kv_heads, self.v_dim)
-        dy = draw(self.q_lens, self.q_tail, self.heads, self.v_dim)
+        query = self._queries(self.qk_dim, generator)
+        key, value = self._keys(self.qk_dim, generator), self._keys(self.v_dim, generator)
+        dy = self._queries(self.v_dim, generator)
         return arrange(query, self.memory), arrange(key, self.memory), arrange(value, self.memory), dy
+
+    def rope_tensors(self) -> tuple[Tensor, Tensor] | None:
+        """query_rope and key_rope, as query and key."""
+        if not self.rope_dim:
+            return None
+        generator = torch.Generator().manual_seed(self.seed + 5)
+        query, key = self._queries(self.rope_dim, generator), self._keys(self.rope_dim, generator)
+        return arrange(query, self.memory), arrange(key, self.memory)
+
+    def _queries(self, dim: int, generator: torch.Generator) -> Tensor:
+        return _packed(self.q_lens, self.q_tail, self.heads, dim, generator).to(self.dtype)
+
+    def _keys(self, dim: int, generator: torch.Generator) -> Tensor:
+        return _packed(self.kv_lens, self.kv_tail, self.kv_heads, dim, generator).to(self.dtype)
 
     def atten_mask(self) -> Tensor | None:
         """Modes 0, 1: [max Sq, max Skv], which every element reads from the top left; else a compressed one."""
@@ -207,7 +216,10 @@ class PackedCase:
 
     def attributes(self) -> dict[str, Any]:
         """Keyword arguments of flash_attention_score."""
+        query_rope, key_rope = self.rope_tensors() or (None, None)
         return {
+            "query_rope": query_rope,
+            "key_rope": key_rope,
             "actual_seq_qlen": cumulative(self.q_lens, self.q_zeros),
             "actual_seq_kvlen": cumulative(self.kv_lens, self.kv_zeros),
             "softmax_layout": self.softmax_layout,
@@ -234,6 +246,11 @@ class PackedCase:
             return stats[element.rows].transpose(0, 1).unsqueeze(0)
         first, count = 8 * self.heads * element.q_start, 8 * self.heads * element.q_len
         return stats.flatten()[first : first + count].view(1, self.heads, element.q_len, 8)
+
+
+def _packed(lengths: tuple[int, ...], tail: int, heads: int, dim: int, generator: torch.Generator) -> Tensor:
+    used = torch.randn(sum(lengths), heads, dim, generator=generator)
+    return torch.cat([used, used.new_full((tail, heads, dim), torch.nan)])
 
 
 def as_bnsd(packed: Tensor, rows: slice) -> Tensor:

@@ -8,9 +8,8 @@ from hypothesis import strategies as st
 from tests.support.cases import DTYPES, MEMORY, tokens
 from tests.support.packed import NO_LIMIT, PackedCase
 
-# Lengths on both sides of every block edge (72 rows, 96 keys) and 0 are as likely as others.
+# Lengths on both sides of every block edge (72 rows, 96 keys) are as likely as others.
 _lengths = st.one_of(st.integers(1, 20), st.sampled_from([71, 72, 73, 95, 96, 97, 143, 145, 193]), st.integers(1, 200))
-_lengths_or_none = st.one_of(st.just(0), _lengths, _lengths)
 _head_sizes = st.one_of(st.integers(1, 40), st.sampled_from([48, 63, 64, 65, 80, 96, 127, 128, 129, 192, 256]))
 _MODES = (0, 1, 2, 3, 4, 6, 7, 8)
 _FLATTENED = ("full", "row")
@@ -23,45 +22,49 @@ def _holds_band(q_len: int, kv_len: int, pre: int, following: int) -> bool:
 
 
 def _draw_lengths(draw: st.DrawFn, mode: int, masked: bool, pse: str | None) -> tuple[list[int], list[int]]:
-    some = _lengths if pse else _lengths_or_none  # pse takes no element of length 0
     batch = draw(st.integers(1, 5))
+    if pse:  # takes no element of length 0
+        q_lens = [draw(_lengths) for _ in range(batch)]
+        kv_lens = [q_len if pse in _SLOPES else draw(st.one_of(st.just(q_len), _lengths)) for q_len in q_lens]
+        if masked and mode == 8:  # equal lengths, but for the first one where the start indices make up for it
+            kv_lens = [draw(_lengths) if batch > 1 else q_lens[0], *q_lens[1:]]
+        elif masked and mode == 3:
+            q_lens = [min(lengths) for lengths in zip(q_lens, kv_lens, strict=True)]
+        return q_lens, kv_lens
+    some = st.one_of(st.just(0), _lengths, _lengths)
     q_lens = [draw(some) for _ in range(batch)]
-    if pse in _SLOPES:
-        kv_lens = list(q_lens)
-        if masked and mode == 8 and batch > 1:
-            kv_lens[0] = draw(_lengths)  # the start indices make up for it
-        return q_lens, kv_lens
-    if pse and masked and mode == 8 and batch > 1:
-        return q_lens, list(q_lens)
     kv_lens = [draw(st.one_of(st.just(q_len), some)) for q_len in q_lens]
-    if not masked or mode not in (3, 7, 8):
-        return q_lens, kv_lens
-    with_queries = [index for index, length in enumerate(q_lens) if length]
-    band = None if mode == 3 or batch == 1 or not with_queries else with_queries[-1 if mode == 7 else 0]
+    extra = draw(st.integers(0, 2))
+    q_lens, kv_lens = q_lens + [0] * extra, kv_lens + [0] * extra
+    band = _band_index(mode, q_lens) if masked else None
     if band is not None and not kv_lens[band]:
         kv_lens[band] = draw(_lengths)
-    for index in range(batch):  # a long sequence reads its last part: no more queries than keys
-        if mode in (3, 7) and kv_lens[index] and not (mode == 7 and batch == 1):
-            q_lens[index] = min(q_lens[index], kv_lens[index])
+    if masked and (mode == 3 or (mode == 7 and len(q_lens) > 1)):  # no more queries than keys
+        q_lens = [min(q, kv) if kv else q for q, kv in zip(q_lens, kv_lens, strict=True)]
     return q_lens, kv_lens
+
+
+def _band_index(mode: int, q_lens: list[int]) -> int | None:
+    """The element with the band in modes 7 and 8; None for a batch of one, which is judged as in mode 4."""
+    with_queries = [index for index, length in enumerate(q_lens) if length]
+    if mode not in (7, 8) or len(q_lens) == 1 or not with_queries:
+        return None
+    return with_queries[-1 if mode == 7 else 0]
 
 
 def _draw_tokens(draw: st.DrawFn, mode: int, q_lens: list[int], kv_lens: list[int]) -> tuple[int, int]:
     """Tokens that the mode accepts for every element."""
-    full = [(q, kv) for q, kv in zip(q_lens, kv_lens, strict=True) if q and kv]
-    if mode in (7, 8) and len(q_lens) > 1:
-        with_queries = [(q, kv) for q, kv in zip(q_lens, kv_lens, strict=True) if q]
-        if not with_queries:
-            return NO_LIMIT, NO_LIMIT
-        q_len, kv_len = with_queries[-1 if mode == 7 else 0]
+    band = _band_index(mode, q_lens)
+    if band is not None:
+        q_len, kv_len = q_lens[band], kv_lens[band]
         pre = draw(st.one_of(st.integers(kv_len, kv_len + 50), st.just(NO_LIMIT)))
         return pre, draw(st.integers(q_len - kv_len, 0 if mode == 7 else q_len - kv_len + 200))
     if mode not in (0, 4, 7, 8) or draw(st.booleans()):
         return NO_LIMIT, NO_LIMIT
     pre, following = draw(tokens), draw(tokens)
-    for q_len, kv_len in full:
+    for q_len, kv_len in zip(q_lens, kv_lens, strict=True):
         off = 0 if mode == 0 else kv_len - q_len
-        if not _holds_band(q_len, kv_len, pre - off, following + off):
+        if q_len and kv_len and not _holds_band(q_len, kv_len, pre - off, following + off):
             return NO_LIMIT, NO_LIMIT
     return pre, following
 
@@ -71,18 +74,17 @@ def packed_cases(draw: st.DrawFn) -> PackedCase:
     """Legal calls with every mode and attribute, elements without queries or keys, and ignored tails."""
     masked = draw(st.sampled_from([True, True, False]))
     mode = draw(st.sampled_from(_MODES))
-    pse = None if mode == 7 else draw(st.sampled_from([None, None, None, *_FLATTENED, *_SLOPES]))
+    rope = masked and mode != 6 and draw(st.sampled_from([False, False, True]))
+    pse = None if mode == 7 or rope else draw(st.sampled_from([None, None, None, *_FLATTENED, *_SLOPES]))
     pse_type = 1 if pse is None else draw(st.sampled_from([2, 3] if pse in _SLOPES else [0, 1]))
     q_lens, kv_lens = _draw_lengths(draw, mode, masked, pse)
     pre, following = _draw_tokens(draw, mode, q_lens, kv_lens) if masked else (NO_LIMIT, NO_LIMIT)
     starts = draw(st.one_of(st.none(), st.tuples(st.integers(-9, 300), st.integers(-9, 300))))
-    if pse and masked and mode == 8 and len(q_lens) > 1:
+    if pse and masked and mode == 8:
         q_start = draw(st.integers(-9, 300))
         starts = (q_start, q_start + q_lens[0] - kv_lens[0])
 
     # Rows after the last element: on one side they need nothing, on both the lists must end in 0.
-    extra = 0 if pse else draw(st.integers(0, 2))
-    q_lens, kv_lens = q_lens + [0] * extra, kv_lens + [0] * extra
     q_zeros, kv_zeros = (_trailing_zeros(draw, lengths) for lengths in (q_lens, kv_lens))
     q_tail, kv_tail = draw(st.integers(0, 5)), draw(st.integers(0, 5))
     if not (q_zeros and kv_zeros) and draw(st.booleans()):
@@ -98,8 +100,8 @@ def packed_cases(draw: st.DrawFn) -> PackedCase:
         )
     kv_heads = draw(st.integers(1, 3))
     qk_dim = draw(_head_sizes)
-    dtype = draw(st.sampled_from(DTYPES))
-    dropout = draw(st.sampled_from(["none", "mask", "seed"]))
+    dtype = torch.bfloat16 if rope else draw(st.sampled_from(DTYPES))
+    dropout = "none" if rope else draw(st.sampled_from(["none", "mask", "seed"]))
     return PackedCase(
         q_lens=tuple(q_lens),
         kv_lens=tuple(kv_lens),
@@ -111,6 +113,7 @@ def packed_cases(draw: st.DrawFn) -> PackedCase:
         kv_heads=kv_heads,
         qk_dim=qk_dim,
         v_dim=draw(st.one_of(st.just(qk_dim), st.integers(1, qk_dim))),
+        rope_dim=draw(st.integers(1, qk_dim)) if rope else 0,
         dtype=dtype,
         memory=draw(st.sampled_from(MEMORY)),
         masked=masked,

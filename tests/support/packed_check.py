@@ -12,13 +12,15 @@ from tests.support.packed import Element, PackedCase, as_bnsd
 
 
 class Gradients(NamedTuple):
-    """Shaped as query, key, value, pse and sink; None where there is no such input or it has no gradient."""
+    """Shaped as the inputs they belong to; None where there is no such input or it has no gradient."""
 
     dq: Tensor
     dk: Tensor
     dv: Tensor
     dpse: Tensor | None
     dsink: Tensor | None
+    dq_rope: Tensor | None
+    dk_rope: Tensor | None
 
 
 def run_packed(case: PackedCase) -> tuple[FlashAttentionScoreOutput, Gradients]:
@@ -30,6 +32,8 @@ def run_packed(case: PackedCase) -> tuple[FlashAttentionScoreOutput, Gradients]:
         inputs["dpse"] = attributes["pse"]
     if case.sink:
         inputs["dsink"] = attributes["sink"]
+    if case.rope_dim:
+        inputs |= {"dq_rope": attributes["query_rope"], "dk_rope": attributes["key_rope"]}
     for tensor in inputs.values():
         tensor.requires_grad_()
     output = flash_attention_score(query, key, value, case.heads, "TND", **attributes)
@@ -42,6 +46,14 @@ def check_packed(case: PackedCase) -> None:
     """Every element within the bounds of its dense problem; 0 wherever no element is."""
     output, gradients = run_packed(case)
     query, key, value, dy = case.tensors()
+    if (rope := case.rope_tensors()) is not None:  # more depth of the same scores
+        assert gradients.dq_rope is not None
+        assert gradients.dk_rope is not None
+        query, key = torch.cat([query, rope[0]], dim=-1), torch.cat([key, rope[1]], dim=-1)
+        gradients = gradients._replace(
+            dq=torch.cat([gradients.dq, gradients.dq_rope], dim=-1),
+            dk=torch.cat([gradients.dk, gradients.dk_rope], dim=-1),
+        )
     q_used, kv_used = sum(case.q_lens), sum(case.kv_lens)
     stats_shape = (query.shape[0], case.heads, 8)
 
