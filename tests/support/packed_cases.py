@@ -1,6 +1,8 @@
-"""A hypothesis strategy for legal packed problems of every kind the operator has (`PackedCase`)."""
+"""Legal packed problems: a hypothesis strategy for every kind the operator has, and a fixed one for each mode."""
 
+import dataclasses
 import math
+from typing import Any
 
 import torch
 from hypothesis import strategies as st
@@ -11,7 +13,7 @@ from tests.support.packed import NO_LIMIT, PackedCase
 # Lengths on both sides of every block edge (72 rows, 96 keys) are as likely as others.
 _lengths = st.one_of(st.integers(1, 20), st.sampled_from([71, 72, 73, 95, 96, 97, 143, 145, 193]), st.integers(1, 200))
 _head_sizes = st.one_of(st.integers(1, 40), st.sampled_from([48, 63, 64, 65, 80, 96, 127, 128, 129, 192, 256]))
-_MODES = (0, 1, 2, 3, 4, 6, 7, 8)
+MODES = (0, 1, 2, 3, 4, 6, 7, 8)
 _FLATTENED = ("full", "row")
 _SLOPES = ("N", "BN")
 
@@ -73,7 +75,7 @@ def _draw_tokens(draw: st.DrawFn, mode: int, q_lens: list[int], kv_lens: list[in
 def packed_cases(draw: st.DrawFn) -> PackedCase:
     """Legal calls with every mode and attribute, elements without queries or keys, and ignored tails."""
     masked = draw(st.sampled_from([True, True, False]))
-    mode = draw(st.sampled_from(_MODES))
+    mode = draw(st.sampled_from(MODES))
     rope = masked and mode != 6 and draw(st.sampled_from([False, False, True]))
     pse = None if mode == 7 or rope else draw(st.sampled_from([None, None, None, *_FLATTENED, *_SLOPES]))
     pse_type = 1 if pse is None else draw(st.sampled_from([2, 3] if pse in _SLOPES else [0, 1]))
@@ -141,3 +143,22 @@ def _trailing_zeros(draw: st.DrawFn, lengths: list[int]) -> int:
     while empty < len(lengths) and lengths[-1 - empty] == 0:
         empty += 1
     return draw(st.integers(0, empty))
+
+
+# Every element crosses a block edge (72 rows, 96 keys) or is empty. Legal in each mode.
+_LEGAL = {
+    0: {"pre_tockens": 60, "next_tockens": 20},
+    4: {"pre_tockens": 60, "next_tockens": 20},
+    6: {"prefix": (40, 5, 0, 150)},
+    7: {"next_tockens": -30},
+    8: {"next_tockens": -15},
+}
+
+
+def four_elements(mode: int | None, **changes: Any) -> PackedCase:
+    """A fixed problem in `mode` (None: without a mask), with a tail of rows; `changes` are fields of the case."""
+    case = PackedCase(
+        q_lens=(75, 3, 0, 100), kv_lens=(100, 5, 4, 200), q_tail=3, heads=4, kv_heads=2, qk_dim=16, v_dim=8,
+        masked=mode is not None, sparse_mode=mode or 0, seed=7, **_LEGAL.get(mode, {}),
+    )  # fmt: skip
+    return dataclasses.replace(case, **changes)
