@@ -167,3 +167,20 @@ def test_nan_and_infinity_reach_the_rows_that_see_them(value):
 def test_reserved_output_is_empty():
     query = torch.randn(1, 1, 2, 2)
     assert flash_attention_score(query, query, query, 1, "BNSD").softmax_out.numel() == 0
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"inner_precise": 1}, {"inner_precise": 2}, {"gen_mask_parallel": False}, {"sync": True}], ids=str
+)
+def test_what_only_steers_a_device_changes_no_number(arguments):
+    case = Case(
+        2, 4, 2, 80, 70, 16, 8, masked=True, sparse_mode=3, dropout="seed", keep_prob=0.7
+    )  # rows 0-9 see no key
+    results = []
+    for more in ({}, arguments):
+        query, key, value, dy = case.tensors()
+        inputs = [t.requires_grad_() for t in (query, key, value)]
+        output = flash_attention_score(*inputs, case.heads, case.layout, **case.attributes(), **more)
+        results.append([*output, *torch.autograd.grad(output.attention_out, inputs, dy)])
+    for plain, steered in zip(*results, strict=True):
+        assert torch.equal(plain, steered)
