@@ -128,7 +128,7 @@ def attention(
         sink: [N], None = none.
         keep: bool [B, N, Sq, Skv] from `kept`, None = no dropout. softmax_sum and probabilities are those before it.
 
-    A row with no visible key has output 0, maximum -FLT_MAX and sum FLT_MAX.
+    A row with no visible key has output 0, maximum -FLT_MAX and sum FLT_MAX, and so has one whose scores are all -inf.
     """
     group = query.shape[1] // key.shape[1]
     key, value = (t.double().repeat_interleave(group, dim=1) for t in (key, value))
@@ -139,7 +139,7 @@ def attention(
     if shift is not None and not shift_in_scale:
         scores = scores + shift
     scores = scores.masked_fill(mask, -torch.inf)
-    empty = mask.all(dim=-1)
+    empty = (scores == -torch.inf).all(dim=-1)
     maximum = scores.amax(dim=-1)
     if sink is not None:  # one more score, which no mask excludes and no value follows
         logit = sink.double().view(1, -1, 1)

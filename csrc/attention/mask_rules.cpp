@@ -113,10 +113,11 @@ Status check_mask(const Attributes& a, const Geometry& g) {
                                                             : check_full_mask(mask, a.sparse_mode, g);
   if (!shape.ok()) return shape;
   if (g.output_is_empty() || g.kv_len == 0) return {};
-  switch (a.sparse_mode) {
+  const int64_t mode = effective_mode(a.sparse_mode, g);
+  switch (mode) {
     case kDefaultMask:
     case kBand:
-      return check_sequences(g, [&](const Sequence& s) { return check_band(a, a.sparse_mode, g, s); });
+      return check_sequences(g, [&](const Sequence& s) { return check_band(a, mode, g, s); });
     case kRightDownCausal:
       if (g.sequences == nullptr) return {};
       return check_sequences(g, [&](const Sequence& s) { return check_right_down(a, g, s); });
@@ -125,7 +126,6 @@ Status check_mask(const Attributes& a, const Geometry& g) {
       return check_prefix(a, g);
     case kRightDownBandLast:
     case kLeftUpBandFirst:
-      if (g.batch == 1) return check_band(a, kBand, g, g.sequence(0));  // such a batch is configured like mode 4
       return check_split_batch(a, g);
     default:
       return {};

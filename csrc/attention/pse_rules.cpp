@@ -16,7 +16,7 @@ Status check_packed(const Attributes& a, const Geometry& g) {
       return invalid("pse: every sequence of a packed batch must have rows and keys, here " + lengths_of(g, s));
     }
   }
-  const int64_t mode = a.atten_mask ? a.sparse_mode : kDefaultMask;
+  const int64_t mode = a.atten_mask ? effective_mode(a.sparse_mode, g) : kDefaultMask;
   if (mode == kRightDownBandLast) return invalid("pse: must be None in sparse_mode 7");
   if (mode != kLeftUpBandFirst) return {};
   const int64_t shift = start_shift(a.q_start_idx, a.kv_start_idx);
@@ -29,7 +29,7 @@ Status check_packed(const Attributes& a, const Geometry& g) {
 }
 
 Status check_square(const Attributes& a, const Geometry& g, const std::string& form) {
-  const bool cut_first = a.atten_mask && a.sparse_mode == kLeftUpBandFirst;  // judged by check_packed
+  const bool cut_first = a.atten_mask && effective_mode(a.sparse_mode, g) == kLeftUpBandFirst;  // see check_packed
   return check_sequences(g, [&](const Sequence& s) -> Status {
     if (s.q_len == s.kv_len || cut_first) return {};
     return invalid("pse: " + form + " needs as many query rows as keys, here " + lengths_of(g, s));

@@ -49,6 +49,11 @@ inline int64_t band_sequence(int64_t mode, const Geometry& g) {
   return -1;
 }
 
+// A packed batch of one sequence is configured, and judged, like mode 4 in modes 7 and 8.
+inline int64_t effective_mode(int64_t mode, const Geometry& g) {
+  return g.batch == 1 && (mode == kRightDownBandLast || mode == kLeftUpBandFirst) ? kBand : mode;
+}
+
 struct Sparsity {
   bool masked = false;  // false: no atten_mask was given, every key is visible and the mode is ignored
   int64_t mode = kDefaultMask;
@@ -60,9 +65,10 @@ struct Sparsity {
 
   // The mode of one sequence: modes 7 and 8 mix others.
   int64_t mode_of(const Sequence& s, const Geometry& g) const {
-    if (mode != kRightDownBandLast && mode != kLeftUpBandFirst) return mode;
-    if (g.batch == 1 || s.index == band) return kBand;
-    return mode == kRightDownBandLast ? kRightDownCausal : kLeftUpCausal;
+    const int64_t whole = effective_mode(mode, g);
+    if (whole != kRightDownBandLast && whole != kLeftUpBandFirst) return whole;
+    if (s.index == band) return kBand;
+    return whole == kRightDownBandLast ? kRightDownCausal : kLeftUpCausal;
   }
 };
 

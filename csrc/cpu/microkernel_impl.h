@@ -118,15 +118,17 @@ float softmax_row_as(int columns, float scale, const RowVisibility& visible, flo
     for (int c = 0; c < columns; c += kWidth) store(scores + c, Vec{});
     return 1.0f;
   }
+  // Scores of -inf alone have no maximum that could be subtracted; their weights are 0 against any number.
+  const float subtracted = new_max == kMinusInfinity ? 0.0f : new_max;
   Vec sum{};
   for (int c = 0; c < columns; c += kWidth) {
-    Vec e = exp_nonpositive(load(scores + c) - new_max);
+    Vec e = exp_nonpositive(load(scores + c) - subtracted);
     if (!Whole) e = visible_lanes(visible, c) ? e : Vec{};
     store(scores + c, e);
     sum += e;
   }
   const float row_sum = horizontal_sum(sum);
-  const float rescale = exp_nonpositive(broadcast(stats->max - new_max))[0];
+  const float rescale = exp_nonpositive(broadcast(stats->max - subtracted))[0];
   // A NaN score loses every comparison above; it shows in the sum, and the maximum of a row with NaN is NaN.
   const bool poisoned = row_sum != row_sum && new_max < __builtin_inff();
   stats->max = poisoned ? row_sum : new_max;

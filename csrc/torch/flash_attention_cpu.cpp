@@ -56,7 +56,7 @@ Pse pse_of(const at::Tensor& tensor, const Attributes& a, const Resolved& resolv
   pse.type = a.pse_type;
   pse.planes = planes_of(tensor, packed, g, a.pse_type);
   pse.shift = start_shift(a.q_start_idx, a.kv_start_idx);
-  pse.shifts_first_only = a.atten_mask && a.sparse_mode == kLeftUpBandFirst;
+  pse.shifts_first_only = a.atten_mask && effective_mode(a.sparse_mode, g) == kLeftUpBandFirst;
   pse.compressed =
       tensor.dim() == 4 && tensor.size(2) == kPseCompressedRows && (packed || g.q_len > kPseCompressedRows);
   return pse;

@@ -123,6 +123,8 @@ LEGAL = [
     lengths([0, 5], [4, 8], **compressed(3, actual_seq_kvlen=[3, 8])),  # an empty sequence breaks no rule
     lengths([5, 5], [5, 5], **compressed(7, pre_tockens=5, next_tockens=0)),  # the band is on sequence 0
     lengths([5], [8], **compressed(7, pre_tockens=2, next_tockens=5)),  # one sequence: as mode 4
+    lengths([8], [8], **compressed(7, pse=zeros(N), pse_type=2)),
+    lengths([5], [8], **compressed(8, pse=zeros(N * 40))),
     lengths([5], [8], **compressed(8, pre_tockens=3, next_tockens=-3)),
     compressed(8, next_tockens=1),
     lengths([2, 6], [4, 8], **compressed(8, pse=zeros(N), pse_type=2, q_start_idx=[2], kv_start_idx=[0])),
