@@ -1,0 +1,119 @@
+#!/usr/bin/env bash
+# Build the C++ tests of csrc/attention and csrc/cpu under sanitizers and run them on every instruction set of this CPU.
+#
+#   bash scripts/sanitize.sh                             # plain, address, undefined, thread: about four minutes
+#   bash scripts/sanitize.sh --cases 2000 address        # a long run of one
+#   bash scripts/sanitize.sh thread --fault race         # a mistake made on purpose, which must be found
+#
+# What is built stays in build/sanitize. Arguments after the names go to the program, tests/csrc/main.cpp. `plain` is
+# built without a sanitizer and looks for wrong numbers and canaries alone. Needs g++ or clang++ and any python3, which
+# reads the sources and their flags out of setup.py; no torch.
+#
+# Environment: CXX, PYTHON (docs/environment.md).
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+: "${CXX:=g++}" "${PYTHON:=python3}"
+jobs=2
+export ASAN_OPTIONS=detect_stack_use_after_return=1:strict_string_checks=1
+export UBSAN_OPTIONS=print_stacktrace=1 TSAN_OPTIONS=halt_on_error=1
+
+fail() {
+  echo "sanitize: $*" >&2
+  exit 2
+}
+
+# One line for each file to compile: the file, then the flags it alone needs.
+sources() {
+  "$PYTHON" - <<'PY'
+import ast
+import platform
+from pathlib import Path
+
+names = {}
+for statement in ast.parse(Path("setup.py").read_text()).body:
+    if isinstance(statement, ast.Assign) and statement.targets[0].id in ("SOURCES", "ISA_FLAGS"):
+        names[statement.targets[0].id] = ast.literal_eval(statement.value)
+for source in names["SOURCES"]:
+    if not source.startswith("csrc/torch/"):
+        print(source)
+if platform.machine() in ("x86_64", "AMD64"):
+    for source, flags in names["ISA_FLAGS"].items():
+        print(source, *flags)
+print(*sorted(Path("tests/csrc").glob("*.cpp")), sep="\n")
+PY
+}
+
+# Called through xargs.
+# shellcheck disable=SC2329
+# compile FOLDER "SOURCE FLAGS..." FLAGS...: unless the object is newer than everything it may come from.
+compile() {
+  local folder="$1" source="${2%% *}" words=() object changed=
+  read -ra words <<<"$2"
+  object="$folder/${source//\//_}.o"
+  if [[ -e "$object" ]]; then
+    changed="$(find "$source" setup.py scripts/sanitize.sh csrc tests/csrc \
+      \( -name '*.h' -o -path "$source" -o -path setup.py -o -path scripts/sanitize.sh \) -newer "$object" -print -quit)"
+    [[ -n "$changed" ]] || return 0
+  fi
+  "$CXX" -std=c++20 -O1 -g -ffp-contract=fast -Wall -Wextra -Icsrc -Itests/csrc "${@:3}" "${words[@]:1}" -c "$source" \
+    -o "$object.new" && mv "$object.new" "$object"
+}
+export -f compile
+export CXX
+
+# build FOLDER FLAGS...: the program FOLDER/kernels_test.
+build() {
+  local folder="$1" list line objects=()
+  mkdir -p "$folder"
+  list="$(sources)" || fail "cannot read SOURCES and ISA_FLAGS of setup.py"
+  # shellcheck disable=SC2016
+  xargs -d '\n' -P "$jobs" -I '{}' bash -c 'compile "$0" "$@" || exit 1' "$folder" '{}' "${@:2}" <<<"$list" ||
+    fail "the build failed (see above)"
+  while read -r line; do
+    line="${line%% *}"
+    objects+=("$folder/${line//\//_}.o")
+  done <<<"$list"
+  "$CXX" "${@:2}" -pthread "${objects[@]}" -o "$folder/kernels_test"
+}
+
+# check FOLDER NAMES: run the program on every instruction set, then one line for each sanitizer in it.
+check() {
+  local folder="$1" isa isas name output report='' start=$SECONDS
+  isas="$("$folder/kernels_test" --isas)"
+  for isa in $isas; do
+    if ! output="$(ASCENDSPEED_CPU_ISA="$isa" "$folder/kernels_test" "${program[@]}" | tee /dev/stderr)"; then
+      echo "$2: FAILED on $isa (ASCENDSPEED_CPU_ISA=$isa $folder/kernels_test ${program[*]})"
+      return 1
+    fi
+    report="$output"
+  done
+  for name in $2; do
+    echo "$name: $(grep -o 'cases=.* primitives=[0-9]*' <<<"$report" || true) isa=${isas// /,} seconds=$((SECONDS - start)): clean"
+  done
+}
+
+wanted=()
+while (($# > 0)) && [[ "$1" != -* ]]; do
+  [[ " plain address undefined thread " == *" $1 "* ]] || fail "$1 is not one of plain, address, undefined, thread"
+  wanted+=("$1")
+  shift
+done
+((${#wanted[@]} > 0)) || wanted=(plain address undefined thread)
+program=("$@")
+
+# Sanitizers that one build holds; address and undefined do not disturb each other.
+status=0
+for group in plain 'address undefined' thread; do
+  names=''
+  for name in $group; do
+    [[ " ${wanted[*]} " != *" $name "* ]] || names+="${names:+ }$name"
+  done
+  [[ -n "$names" ]] || continue
+  flags=()
+  [[ "$group" == plain ]] || flags=("-fsanitize=${group// /,}" -fno-sanitize-recover=all)
+  folder="build/sanitize/${group// /-}"
+  build "$folder" "${flags[@]}"
+  check "$folder" "$names" || status=1
+done
+exit "$status"
