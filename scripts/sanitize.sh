@@ -79,17 +79,18 @@ build() {
 
 # check FOLDER NAMES: run the program on every instruction set, then one line for each sanitizer in it.
 check() {
-  local folder="$1" isa isas name output report='' start=$SECONDS
+  local folder="$1" isa isas name output report='' start
+  start="$(date +%s)"
   isas="$("$folder/kernels_test" --isas)"
   for isa in $isas; do
-    if ! output="$(ASCENDSPEED_CPU_ISA="$isa" "$folder/kernels_test" "${program[@]}" | tee /dev/stderr)"; then
-      echo "$2: FAILED on $isa (ASCENDSPEED_CPU_ISA=$isa $folder/kernels_test ${program[*]})"
+    if ! output="$(ASCENDSPEED_CPU_ISA="$isa" "$folder/kernels_test" "${program[@]}")"; then
+      echo "${2// /, }: FAILED (ASCENDSPEED_CPU_ISA=$isa $folder/kernels_test ${program[*]})"
       return 1
     fi
-    report="$output"
+    report="${output#isa=* }" report="${report% seconds=*}"
   done
   for name in $2; do
-    echo "$name: $(grep -o 'cases=.* primitives=[0-9]*' <<<"$report" || true) isa=${isas// /,} seconds=$((SECONDS - start)): clean"
+    echo "$name: $report isa=${isas// /,} seconds=$(($(date +%s) - start)): clean"
   done
 }
 

@@ -9,11 +9,20 @@
 #include <memory>
 #include <new>
 
+// GCC says so by a macro, Clang by a feature.
+#if defined(__SANITIZE_ADDRESS__)
+#define ASCENDSPEED_RED_ZONES
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define ASCENDSPEED_RED_ZONES
+#endif
+#endif
+
 namespace ascendspeed::test {
 
 class ExactMemory {
  public:
-#ifdef __SANITIZE_ADDRESS__
+#ifdef ASCENDSPEED_RED_ZONES
   static constexpr int64_t kMargin = 0;
 #else
   static constexpr int64_t kMargin = 64;

@@ -113,6 +113,7 @@ int main(int argc, char** argv) {
       print_isas();
     } else if (!options.fault.empty()) {
       make_fault(options.fault);
+      std::printf("fault=%s was not found\n", options.fault.c_str());
     } else {
       run(options);
     }
