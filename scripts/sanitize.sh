@@ -101,7 +101,7 @@ while (($# > 0)) && [[ "$1" != -* ]]; do
   shift
 done
 ((${#wanted[@]} > 0)) || wanted=(plain address undefined thread)
-program=("$@")
+arguments=("$@")
 
 # Sanitizers that one build holds; address and undefined do not disturb each other.
 status=0
@@ -111,7 +111,9 @@ for group in plain 'address undefined' thread; do
     [[ " ${wanted[*]} " != *" $name "* ]] || names+="${names:+ }$name"
   done
   [[ -n "$names" ]] || continue
-  flags=()
+  flags=() program=("${arguments[@]}")
+  # Ten times as fast as the others, so ten times as many cases.
+  [[ "$group" != plain || ${#arguments[@]} -gt 0 ]] || program=(--cases 400)
   [[ "$group" == plain ]] || flags=("-fsanitize=${group// /,}" -fno-sanitize-recover=all)
   folder="build/sanitize/${group// /-}"
   build "$folder" "${flags[@]}"
