@@ -1,6 +1,7 @@
 // The rules of single arguments, in files of their own; rules.cpp calls them in order.
 #pragma once
 
+#include <cstdio>
 #include <string>
 
 #include "attention/layout.h"
@@ -12,6 +13,13 @@ namespace ascendspeed {
 // "pse [2, 4] float32"
 inline std::string of(const char* name, const TensorInfo& tensor) {
   return std::string(name) + " " + shape_text(tensor.sizes) + " " + tensor.dtype_name;
+}
+
+// "0.5", "1e-40"
+inline std::string number_text(double value) {
+  char text[32];
+  std::snprintf(text, sizeof(text), "%.9g", value);
+  return text;
 }
 
 // How a message names a sequence's lengths: "Sq=3, Skv=4", in a packed batch with " of sequence 2".

@@ -2,6 +2,7 @@
 #include "attention/rules.h"
 
 #include <algorithm>
+#include <cfloat>
 #include <cmath>
 
 #include "attention/rule_parts.h"
@@ -51,9 +52,13 @@ Status check_only_packed(const Attributes& a) {
 }
 
 Status check_attributes(const Attributes& a, bool packed) {
-  if (!std::isfinite(a.scale)) return invalid("scale=" + std::to_string(a.scale) + " is not finite");
+  // Both are used in float32.
+  if (!(std::abs(a.scale) <= FLT_MAX)) return invalid("scale=" + number_text(a.scale) + " is not finite in float32");
   if (!(a.keep_prob > 0.0 && a.keep_prob <= 1.0)) {
-    return invalid("keep_prob=" + std::to_string(a.keep_prob) + " is outside (0, 1]");
+    return invalid("keep_prob=" + number_text(a.keep_prob) + " is outside (0, 1]");
+  }
+  if (1.0 / a.keep_prob > FLT_MAX) {
+    return invalid("keep_prob=" + number_text(a.keep_prob) + " is too small: its inverse is not finite in float32");
   }
   for (const Status& status : {check_in("inner_precise", a.inner_precise, 0, 2), check_mode(a.sparse_mode, packed),
                                check_in("pse_type", a.pse_type, 0, 3)}) {
@@ -139,7 +144,7 @@ Status check_rope(const TensorInfo& query, const TensorInfo& key, const Attribut
   if (a.sparse_mode == kPrefixCompressed) return invalid("sparse_mode=6: not with query_rope");
   if (a.pse) return invalid("pse: must be None with query_rope");
   if (a.drop_mask) return invalid("drop_mask: must be None with query_rope");
-  if (a.keep_prob != 1.0) return invalid("keep_prob=" + std::to_string(a.keep_prob) + " must be 1 with query_rope");
+  if (a.keep_prob != 1.0) return invalid("keep_prob=" + number_text(a.keep_prob) + " must be 1 with query_rope");
   resolved->geometry.rope_dim = a.query_rope->sizes[2];
   return {};
 }

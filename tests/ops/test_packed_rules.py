@@ -193,7 +193,7 @@ ROPE_INVALID = [
     ({"atten_mask": mask(3072, 2048), "sparse_mode": 6, "prefix": [4, 4]}, "sparse_mode=6: not with query_rope [161002]"),
     ({"pse": zeros(N * 20, dtype=BF16)}, "pse: must be None with query_rope [161002]"),
     ({"drop_mask": zeros(10, dtype=torch.uint8)}, "drop_mask: must be None with query_rope [161002]"),
-    ({"keep_prob": 0.5, "seed": 1}, "keep_prob=0.500000 must be 1 with query_rope [161002]"),
+    ({"keep_prob": 0.5, "seed": 1}, "keep_prob=0.5 must be 1 with query_rope [161002]"),
 ]  # fmt: skip
 
 
