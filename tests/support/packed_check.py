@@ -28,7 +28,7 @@ def run_packed(case: PackedCase) -> tuple[FlashAttentionScoreOutput, Gradients]:
     query, key, value, dy = case.tensors()
     attributes = case.attributes()
     inputs = {"dq": query, "dk": key, "dv": value}
-    if case.pse in ("full", "row"):  # slopes and the compressed form have no gradient
+    if case.pse in ("full", "row"):  # slopes have no gradient
         inputs["dpse"] = attributes["pse"]
     if case.sink:
         inputs["dsink"] = attributes["sink"]
