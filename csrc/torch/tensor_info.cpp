@@ -33,8 +33,6 @@ OptionalTensor describe(const std::optional<at::Tensor>& tensor) {
   return describe(*tensor);
 }
 
-void raise_unless_ok(const Status& status) {
-  TORCH_CHECK_VALUE(status.ok(), status.message);
-}
+void raise_unless_ok(const Status& status) { TORCH_CHECK_VALUE(status.ok(), status.message); }
 
 }  // namespace ascendspeed
