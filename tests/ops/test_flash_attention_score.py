@@ -91,6 +91,27 @@ def test_rows_that_see_no_key_are_zero_and_say_so():
     assert (output.attention_out[0, 0, 2:] != 0).all()
 
 
+def test_what_float16_cannot_hold_becomes_infinity():
+    case = Case(
+        1,
+        1,
+        1,
+        73,
+        4,
+        65,
+        65,
+        dtype=torch.float16,
+        layout="SBH",
+        memory="expanded",
+        scale=1.0,
+        dropout="mask",
+        keep_prob=2e-4,
+    )
+    _, (_, dk, _), _ = run(case)
+    assert dk.isinf().any()
+    check(case)
+
+
 def test_a_sample_masked_out_entirely_gets_zero_gradients():
     query, key, value = (torch.randn(2, 1, 130, 8, requires_grad=True) for _ in range(3))
     mask = torch.zeros(2, 1, 130, 130, dtype=torch.bool)

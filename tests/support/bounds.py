@@ -8,6 +8,7 @@ each term is named.
 Shapes: query [B, N, Sq, D], key and value repeated to N heads.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -40,7 +41,11 @@ def _rounded(value: Tensor, error: Tensor, dtype: torch.dtype) -> Tensor:
     if dtype == torch.float32:
         return error + _U * (value.abs() + error) + _DENORMAL
     info = torch.finfo(dtype)
-    return error + info.eps / 2 * (value.abs() + error) + info.smallest_normal * info.eps / 2
+    rounded = error + info.eps / 2 * (value.abs() + error) + info.smallest_normal * info.eps / 2
+    # From half a step beyond the largest number on, the nearest one is infinity.
+    half_step = info.eps / 4 * 2 ** math.frexp(info.max)[1]
+    overflows = value.abs() + error >= info.max + half_step
+    return rounded.masked_fill(overflows, torch.inf)
 
 
 def within(name: str, actual: Tensor, expected: Tensor, bound: Tensor) -> None:
