@@ -4,6 +4,7 @@ Sources are listed one by one, with the flags that a single file needs: an instr
 other file, or the library would crash on machines without it.
 """
 
+import json
 import os
 import platform
 from pathlib import Path
@@ -18,31 +19,19 @@ except ModuleNotFoundError as error:
 ROOT = Path(__file__).parent
 X86 = platform.machine() in ("x86_64", "AMD64")
 
+# The sources that know no torch are listed with their flags where the build of csrc/hostcann reads them too.
+SHARED = json.loads((ROOT / "csrc" / "sources.json").read_text())
 SOURCES = [
-    "csrc/attention/layout.cpp",
-    "csrc/attention/mask_rules.cpp",
-    "csrc/attention/pse_rules.cpp",
-    "csrc/attention/rules.cpp",
-    "csrc/attention/sequences.cpp",
-    "csrc/cpu/dispatch.cpp",
-    "csrc/cpu/flash_backward.cpp",
-    "csrc/cpu/flash_forward.cpp",
-    "csrc/cpu/microkernel_generic.cpp",
-    "csrc/cpu/pse_backward.cpp",
+    *SHARED["attention"],
+    *SHARED["cpu"],
     "csrc/torch/flash_attention_cpu.cpp",
     "csrc/torch/library.cpp",
     "csrc/torch/schema.cpp",
     "csrc/torch/tensor_info.cpp",
 ]
+ISA_FLAGS = SHARED["x86"]
 
-ISA_FLAGS = {
-    "csrc/cpu/microkernel_avx2.cpp": ["-mavx2", "-mfma", "-mf16c"],
-    "csrc/cpu/microkernel_avx512.cpp": [
-        "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mprefer-vector-width=512",
-    ],
-}  # fmt: skip
-
-FLAGS = ["-std=c++20", "-O3", "-g0", "-fvisibility=hidden", "-fopenmp", "-ffp-contract=fast", "-Wall", "-Wextra"]
+FLAGS = list(SHARED["flags"])
 # Torch's headers are not ours to keep warning-free.
 FLAGS += [flag for path in CppExtension("", []).include_dirs for flag in ("-isystem", path)]
 if os.environ.get("ASCENDSPEED_WERROR") == "1":

@@ -3,7 +3,7 @@
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
 
-#include "attention/params.h"
+#include "attention/fill_params.h"
 #include "attention/rules.h"
 #include "cpu/flash_backward.h"
 #include "cpu/flash_forward.h"
@@ -14,12 +14,14 @@
 namespace ascendspeed {
 namespace {
 
-// What one call holds besides tensors; AttentionParams points into `prefix`.
+// What one call holds beside its arguments.
 struct Call {
   Resolved resolved;
-  std::vector<int64_t> prefix;
-  at::Tensor mask, drop_mask, sink;  // views and copies that params point into
+  at::Tensor drop_mask, sink;  // contiguous
 };
+
+TensorMemory memory_of(const at::Tensor& tensor) { return {tensor.const_data_ptr(), tensor.strides().vec()}; }
+TensorMemory memory_of(const std::optional<at::Tensor>& tensor) { return tensor ? memory_of(*tensor) : TensorMemory{}; }
 
 ConstView view_of(const at::Tensor& tensor, Layout layout, int64_t head_dim) {
   return {tensor.const_data_ptr(), split_strides(layout, tensor.strides().data(), head_dim)};
@@ -29,77 +31,23 @@ View mutable_view_of(const at::Tensor& tensor, Layout layout, int64_t head_dim) 
   return {tensor.mutable_data_ptr(), split_strides(layout, tensor.strides().data(), head_dim)};
 }
 
-// Where the numbers of a pse tensor, or of its gradient, lie; slopes are planes of one number.
-PsePlanes planes_of(const at::Tensor& tensor, bool packed, const Geometry& g, int64_t type) {
-  const auto stride = [&](int64_t dim) { return tensor.size(dim) == 1 ? 0 : tensor.stride(dim); };
-  PsePlanes planes;
-  if (is_generated(type)) {
-    planes.head = stride(-1);
-    planes.batch = tensor.dim() == 2 ? stride(0) : 0;
-  } else if (packed && tensor.dim() == 1) {
-    const Sequence last = g.sequence(g.batch - 1);
-    planes.packed = true;
-    planes.row = tensor.numel() == g.heads * (last.scores_before + last.q_len * last.kv_len);
-    planes.column = tensor.stride(0);
-  } else {
-    planes = {stride(0), stride(1), stride(2), stride(3), false};
-  }
-  return planes;
-}
-
-Pse pse_of(const at::Tensor& tensor, const Attributes& a, const Resolved& resolved) {
-  const Geometry& g = resolved.geometry;
-  const bool packed = resolved.layout == Layout::kTND;
-  Pse pse;
-  pse.data = tensor.const_data_ptr();
-  pse.dtype = to_dtype(tensor.scalar_type());
-  pse.type = a.pse_type;
-  pse.planes = planes_of(tensor, packed, g, a.pse_type);
-  pse.shift = start_shift(a.q_start_idx, a.kv_start_idx);
-  pse.shifts_first_only = a.atten_mask && effective_mode(a.sparse_mode, g) == kLeftUpBandFirst;
-  pse.compressed =
-      tensor.dim() == 4 && tensor.size(2) == kPseCompressedRows && (packed || g.q_len > kPseCompressedRows);
-  return pse;
-}
-
 void fill_params(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
                  const AttributeArguments& rest, Call* call, AttentionParams* p) {
-  const Attributes& a = rest.attributes;
-  const Geometry& g = call->resolved.geometry;
-  const Layout layout = call->resolved.layout;
-  call->prefix = a.prefix.value_or(std::vector<int64_t>{});
-  p->geometry = g;
-  p->dtype = to_dtype(query.scalar_type());
-  p->scale = static_cast<float>(a.scale);
-  p->query = view_of(query, layout, g.qk_dim);
-  p->key = view_of(key, layout, g.qk_dim);
-  p->value = view_of(value, layout, g.v_dim);
-  p->sparsity = {rest.atten_mask.has_value(),    a.sparse_mode, a.pre_tockens, a.next_tockens, call->prefix.data(),
-                 band_sequence(a.sparse_mode, g)};
-  p->stats_by_position = stats_follow_input(a.softmax_layout);
-  if (rest.pse) p->pse = pse_of(*rest.pse, a, call->resolved);
-  if (g.rope_dim > 0) {
-    p->query_rope = view_of(*rest.query_rope, layout, g.rope_dim);
-    p->key_rope = view_of(*rest.key_rope, layout, g.rope_dim);
-  }
+  InputMemory memory{memory_of(query),           memory_of(key),
+                     memory_of(value),           memory_of(rest.pse),
+                     memory_of(rest.atten_mask), memory_of(rest.query_rope),
+                     memory_of(rest.key_rope)};
+  memory.seed = rest.seed;
+  memory.offset = rest.offset;
   if (rest.sink && rest.sink->numel() > 0) {
     call->sink = rest.sink->contiguous();
-    p->sink = call->sink.const_data_ptr<float>();
+    memory.sink = call->sink.const_data_ptr<float>();
   }
-  if (rest.drop_mask || a.keep_prob < 1.0) {
-    p->dropout = {true,        static_cast<float>(1.0 / a.keep_prob), nullptr, rest.seed,
-                  rest.offset, most_of_keep_prob(a.keep_prob)};
-    if (rest.drop_mask) {
-      call->drop_mask = rest.drop_mask->contiguous();
-      p->dropout.bits = call->drop_mask.const_data_ptr<uint8_t>();
-    }
+  if (rest.drop_mask) {
+    call->drop_mask = rest.drop_mask->contiguous();
+    memory.drop_mask = call->drop_mask.const_data_ptr<uint8_t>();
   }
-  if (p->sparsity.mask_decides()) {
-    call->mask = rest.atten_mask->expand({g.batch, g.heads, g.q_len, g.kv_len});
-    const auto strides = call->mask.strides();
-    p->mask = {static_cast<const uint8_t*>(call->mask.const_data_ptr()), strides[0], strides[1], strides[2],
-               strides[3]};
-  }
+  ascendspeed::fill_params(describe(query), rest.attributes, call->resolved, memory, p);
 }
 
 at::TensorOptions options_float(const at::Tensor& query) { return query.options().dtype(at::kFloat); }
@@ -207,7 +155,7 @@ void backward(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
       p.dk_rope = mutable_view_of(dk_rope, layout, g.rope_dim);
     }
     if (dpse.numel() > 0) {
-      p.dpse = {dpse.mutable_data_ptr(), planes_of(dpse, layout == Layout::kTND, g, p.pse.type)};
+      p.dpse = {dpse.mutable_data_ptr(), pse_planes(arguments.rest.attributes, call.resolved, dpse.strides().vec())};
     }
     if (p.sink != nullptr) p.dsink = dsink.mutable_data_ptr<float>();
     const cpu::Parallel parallel = torch_threads();
