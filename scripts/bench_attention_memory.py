@@ -10,7 +10,6 @@ each thread. Exits with 1 where it is missed. Linux with glibc only.
 
 import argparse
 import ctypes
-import itertools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -56,7 +55,8 @@ def masks(mode: int, length: int) -> dict[str, Any]:
 
 
 def problem(arguments: argparse.Namespace, mode: int) -> tuple[list[Tensor], str, dict[str, Any]]:
-    """query, key, value, the layout and the attributes: one sequence, or eight packed ones in modes 7 and 8."""
+    """query, key, value, the layout and the attributes: one sequence; in modes 7 and 8 it is packed before a short one,
+    or after one."""
     generator = torch.Generator().manual_seed(mode)
     length, packed = arguments.length, mode in (7, 8)
     heads = (arguments.heads, arguments.kv_heads or arguments.heads, arguments.kv_heads or arguments.heads)
@@ -64,7 +64,7 @@ def problem(arguments: argparse.Namespace, mode: int) -> tuple[list[Tensor], str
     tensors = [torch.randn(shape, generator=generator).to(DTYPES[arguments.dtype]) for shape in shapes]
     attributes = {"sparse_mode": mode, "scale": arguments.head_size**-0.5, **masks(mode, length)}
     if packed:
-        ends = list(itertools.accumulate([length // 8] * 7 + [length - 7 * (length // 8)]))
+        ends = [length - 64, length] if mode == 7 else [64, length]
         attributes |= {"actual_seq_qlen": ends, "actual_seq_kvlen": ends}
     if not arguments.plain:
         attributes |= {"keep_prob": 0.9, "seed": 1}

@@ -7,7 +7,12 @@ __all__ = ["draw_seed", "dropout_gen_mask"]
 
 
 def draw_seed(device: torch.device | str = "cpu") -> int:
-    """A seed in 1..2^62 from the default generator of `device`, so that torch.manual_seed and RNG trackers rule it."""
+    """A seed in 1..2^62 - 1 from the default generator of `device`, so that torch.manual_seed and RNG trackers rule it.
+
+    Meta tensors have no numbers and so no generator: their seed is 1.
+    """
+    if torch.device(device).type == "meta":
+        return 1
     return int(torch.randint(1, 2**62, (), device=device).item())
 
 

@@ -5,15 +5,17 @@ by the kernel of the tensors' device; which arguments are legal by csrc/attentio
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ascendspeed.ops import dropout
-from ascendspeed.ops import library as library  # registers fake kernels and gradients
+from ascendspeed.ops import (
+    dropout,
+    library,  # registers fake kernels and gradients, too
+)
 
-__all__ = ["NO_LIMIT", "FlashAttentionScoreOutput", "flash_attention_score"]
+__all__ = ["NO_LIMIT", "FlashAttentionScoreOutput", "choose_seed", "flash_attention_score"]
 
 NO_LIMIT = 2147483647  # pre_tockens, next_tockens: as far as there are keys
 
@@ -121,37 +123,46 @@ def flash_attention_score(
 
     Source: aclnnFlashAttentionScore, "Parameters" and "Constraints"; docs/operator.md.
     """
-    if 0 < keep_prob < 1 and drop_mask is None and seed == 0 and offset == 0:
-        seed = dropout.draw_seed(query.device)
+    attributes = {
+        "pse": pse,
+        "drop_mask": drop_mask,
+        "padding_mask": padding_mask,
+        "atten_mask": atten_mask,
+        "sink": sink,
+        "query_rope": query_rope,
+        "key_rope": key_rope,
+        "prefix": prefix,
+        "actual_seq_qlen": actual_seq_qlen,
+        "actual_seq_kvlen": actual_seq_kvlen,
+        "q_start_idx": q_start_idx,
+        "kv_start_idx": kv_start_idx,
+        "scale": scale,
+        "keep_prob": keep_prob,
+        "pre_tockens": pre_tockens,
+        "next_tockens": next_tockens,
+        "inner_precise": inner_precise,
+        "sparse_mode": sparse_mode,
+        "pse_type": pse_type,
+        "softmax_layout": softmax_layout,
+        "seed": seed,
+        "offset": offset,
+        "gen_mask_parallel": gen_mask_parallel,
+        "sync": sync,
+    }
+    attributes["seed"] = choose_seed(query, key, value, head_num, input_layout, attributes)
     attention_out, softmax_max, softmax_sum = torch.ops.ascendspeed.flash_attention_score(
-        query,
-        key,
-        value,
-        head_num,
-        input_layout,
-        pse=pse,
-        drop_mask=drop_mask,
-        padding_mask=padding_mask,
-        atten_mask=atten_mask,
-        sink=sink,
-        query_rope=query_rope,
-        key_rope=key_rope,
-        prefix=prefix,
-        actual_seq_qlen=actual_seq_qlen,
-        actual_seq_kvlen=actual_seq_kvlen,
-        q_start_idx=q_start_idx,
-        kv_start_idx=kv_start_idx,
-        scale=scale,
-        keep_prob=keep_prob,
-        pre_tockens=pre_tockens,
-        next_tockens=next_tockens,
-        inner_precise=inner_precise,
-        sparse_mode=sparse_mode,
-        pse_type=pse_type,
-        softmax_layout=softmax_layout,
-        seed=seed,
-        offset=offset,
-        gen_mask_parallel=gen_mask_parallel,
-        sync=sync,
+        query, key, value, head_num, input_layout, **attributes
     )
     return FlashAttentionScoreOutput(attention_out, softmax_max, softmax_sum, query.new_empty(0, dtype=torch.float32))
+
+
+def choose_seed(
+    query: Tensor, key: Tensor, value: Tensor, head_num: int, input_layout: str, attributes: dict[str, Any]
+) -> int:
+    """The seed of a call: the one given or, where dropout generates its mask and neither seed nor offset was given, one
+    drawn from the default generator of query's device, after the call was found to be legal."""
+    generated = attributes["drop_mask"] is None and 0 < attributes["keep_prob"] < 1
+    if not generated or attributes["seed"] or attributes["offset"]:
+        return attributes["seed"]
+    library.check_forward(query, key, value, head_num, input_layout, **attributes)
+    return dropout.draw_seed(query.device)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ascendspeed.ops import dropout
-from ascendspeed.ops.flash_attention import NO_LIMIT, flash_attention_score
+from ascendspeed.ops.flash_attention import NO_LIMIT, choose_seed, flash_attention_score
 from ascendspeed.ops.layout import batch_and_length
 
 __all__ = [
@@ -184,9 +184,9 @@ def npu_fusion_attention_grad(
     Raises:
         ValueError: CANN 161001 for a missing softmax_max, softmax_sum or attention_in, else as the forward; 161002
             for another numels than the forward's.
-        NotImplementedError: as the forward; for the pse form of 1024 rows, which has no gradient here; and for
-            keep_prob below 1 with seed and offset 0, because no argument says which dropout_mask the forward had.
-            A forward with both a dropout_mask and the seed it was generated from is met by that seed.
+        NotImplementedError: as the forward; and for keep_prob below 1 with seed and offset 0, because no argument says
+            which dropout_mask the forward had. A forward with both a dropout_mask and the seed it was generated from is
+            met by that seed.
     """
     dq, dk, dv, dpse, dsink, *_ = _backward(
         query, key, value, dy, (softmax_max, softmax_sum, softmax_in, attention_in), head_num, input_layout,
@@ -293,11 +293,10 @@ def _npu_dropout_gen_mask(
 def _forward(
     query: Tensor, key: Tensor, value: Tensor, head_num: int, input_layout: str, **attributes: Any
 ) -> _Outputs:
-    if attributes["drop_mask"] is None:
-        if attributes["keep_prob"] == 1:
-            attributes["seed"] = attributes["offset"] = 0
-        elif 0 < attributes["keep_prob"] < 1 and not attributes["seed"] and not attributes["offset"]:
-            attributes["seed"] = dropout.draw_seed(query.device)  # drawn here, because it is returned
+    if attributes["drop_mask"] is None and attributes["keep_prob"] == 1:
+        attributes["seed"] = attributes["offset"] = 0
+    # Chosen here, because it is returned.
+    attributes["seed"] = choose_seed(query, key, value, head_num, input_layout, attributes)
     output = flash_attention_score(query, key, value, head_num, input_layout, **attributes)
     numels = _probabilities(query, key, head_num, input_layout, attributes)
     return (*output, attributes["seed"], attributes["offset"], numels)

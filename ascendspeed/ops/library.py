@@ -12,7 +12,7 @@ from torch import Tensor
 from ascendspeed import _C  # type: ignore[attr-defined]
 from ascendspeed.ops import layout
 
-__all__ = ["active_isa"]
+__all__ = ["active_isa", "check_forward"]
 
 _FORWARD = torch.ops.ascendspeed.flash_attention_score.default
 _BACKWARD = torch.ops.ascendspeed.flash_attention_score_grad.default
@@ -58,11 +58,20 @@ def _check(rule: Any, arguments: dict[str, Any]) -> None:
         rule(*(argument for _, argument in checkable))
 
 
+def check_forward(*given: Any, **attributes: Any) -> None:
+    """Apply the rules of flash_attention_score to a call's arguments, and do no more.
+
+    Raises:
+        ValueError: what the call would raise.
+    """
+    _check(_C.check_forward, _filled(_FORWARD, given) | attributes)
+
+
 @torch.library.register_fake("ascendspeed::flash_attention_score")
 def _(
     query: Tensor, key: Tensor, value: Tensor, head_num: int, input_layout: str, *attributes: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
-    _check(_C.check_forward, _filled(_FORWARD, (query, key, value, head_num, input_layout, *attributes)))
+    check_forward(query, key, value, head_num, input_layout, *attributes)
     stats = layout.stats_shape(query, head_num, input_layout)
     return (
         query.new_empty(layout.output_shape(query, key, value, head_num, input_layout)),
@@ -75,6 +84,8 @@ def _(
 def _(query: Tensor, key: Tensor, value: Tensor, *others: Any) -> tuple[Tensor, ...]:
     arguments = _filled(_BACKWARD, (query, key, value, *others))
     _check(_C.check_backward, arguments)
+    if arguments["needs_dpse"] and arguments["pse"] is not None and arguments["pse_type"] in (2, 3):
+        raise NotImplementedError(f"pse: the slopes of pse_type {arguments['pse_type']} have no gradient")
     pse, sink = arguments["pse"], arguments["sink"]
     return (
         query.new_empty(query.shape),
@@ -91,6 +102,8 @@ def _(query: Tensor, key: Tensor, value: Tensor, *others: Any) -> tuple[Tensor, 
 
 @torch.library.register_fake("ascendspeed::dropout_gen_mask")
 def _(self: Tensor, numel: int, keep_prob: float, seed: int, offset: int) -> Tensor:
+    if _concrete(numel) is not None:
+        _C.check_dropout(_concrete(numel), keep_prob)
     return self.new_empty((numel + 127) // 128 * 16, dtype=torch.uint8)
 
 

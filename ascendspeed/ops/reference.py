@@ -144,7 +144,7 @@ def attention(
     if sink is not None:  # one more score, which no mask excludes and no value follows
         logit = sink.double().view(1, -1, 1)
         maximum = torch.maximum(maximum, logit)
-        empty = torch.zeros_like(empty)
+        empty = empty & (logit == -torch.inf)
     maximum = maximum.masked_fill(empty, 0.0)
     weights = torch.exp(scores - maximum.unsqueeze(-1))
     weights = weights.masked_fill(mask, 0.0)

@@ -101,10 +101,13 @@ def npu_flash_attention_grad(
 
     Raises:
         ValueError: CANN 161001 for a missing softmax_max, softmax_sum or attention_in, else as the forward.
-        NotImplementedError: as the forward; and for keep_prob below 1, because these arguments do not say which mask
-            the forward had. FlashAttention's own backward knows it.
+        NotImplementedError: as the forward; and for keep_prob between 0 and 1, because these arguments do not say which
+            mask the forward had. FlashAttention's own backward knows it.
     """
     _check_layout(input_layout)
+    drop_mask = None
+    if keep_prob == 0:
+        keep_prob, drop_mask = 1.0, _nothing_kept(query, key, head_num, input_layout)
     if keep_prob != 1:
         raise NotImplementedError(
             f"keep_prob={keep_prob}: npu_flash_attention_grad has no argument for the forward's dropout mask; "
@@ -124,6 +127,7 @@ def npu_flash_attention_grad(
         pse=pse,
         padding_mask=padding_mask,
         atten_mask=atten_mask,
+        drop_mask=drop_mask,
         scale=scale_value,
         keep_prob=keep_prob,
         pre_tockens=pre_tockens,

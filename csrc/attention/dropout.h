@@ -25,6 +25,6 @@ inline uint32_t most_of_keep_prob(double keep_prob) {
 }
 
 // Bytes of the mask of `elements` probabilities: whole blocks of 128 bits, as CANN allocates them.
-inline int64_t drop_mask_bytes(int64_t elements) { return (elements + 127) / 128 * 16; }
+inline int64_t drop_mask_bytes(int64_t elements) { return (elements / 128 + (elements % 128 != 0)) * 16; }
 
 }  // namespace ascendspeed

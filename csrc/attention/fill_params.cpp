@@ -44,7 +44,8 @@ PsePlanes pse_planes(const Attributes& a, const Resolved& resolved, const std::v
   } else if (resolved.layout == Layout::kTND && sizes.size() == 1) {
     const Sequence last = g.sequence(g.batch - 1);
     planes.packed = true;
-    planes.row = sizes[0] == g.heads * (last.scores_before + last.q_len * last.kv_len);
+    const bool has_rows = sizes[0] == g.heads * (last.scores_before + last.q_len * last.kv_len);
+    planes.row = has_rows ? 1 : 0;  // the stride between rows is that of each plane
     planes.column = strides[0];
   } else {
     planes = {stride(0), stride(1), stride(2), stride(3), false};

@@ -70,8 +70,8 @@ struct BackwardParams : AttentionParams {
   View dq_rope, dk_rope;
   PseGradient dpse;
   float* dsink = nullptr;  // [N], contiguous; or nullptr
-  // How much a thread may add to the scratch for sums that wait for other tiles: few heads are then in work at a time.
-  // It changes no result, and the sums of one query head and of one key/value head are held whatever it says.
+  // How much the scratch may take for each thread to hold dq in float32 until it is complete. It changes no bit of the
+  // result: with less, fewer heads are in work at a time, and with too little for one the scores are computed twice.
   int64_t sum_bytes_per_thread = int64_t{48} << 20;
 };
 

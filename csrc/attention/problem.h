@@ -39,12 +39,12 @@ struct Attributes {
 };
 
 struct ForwardProblem {
-  TensorInfo query, key, value;
+  OptionalTensor query, key, value;  // required: what is missing is refused by name
   Attributes attributes;
 };
 
 struct BackwardProblem {
-  TensorInfo query, key, value, dy;
+  OptionalTensor query, key, value, dy;  // required
   OptionalTensor softmax_max, softmax_sum, softmax_in, attention_in;
   Attributes attributes;
 };

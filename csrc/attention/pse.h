@@ -39,7 +39,8 @@ struct PsePlane {
 // Where the numbers of a pse tensor, or of its gradient, lie.
 struct PsePlanes {
   int64_t batch = 0, head = 0, row = 0, column = 0;  // strides in elements; broadcast axes have 0
-  // One dimension (TND): the planes [N, Sq, Skv] of the sequences end to end, or [N, Skv] where row is 0.
+  // One dimension (TND): the planes [N, Sq, Skv] of the sequences end to end, or [N, Skv] where row is 0; batch, head
+  // and any other value of row are not read.
   bool packed = false;
 
   PsePlane plane(const Sequence& s, int64_t n, int64_t heads) const {

@@ -17,7 +17,7 @@ Status check_packed(const Attributes& a, const Geometry& g) {
     }
   }
   const int64_t mode = a.atten_mask ? effective_mode(a.sparse_mode, g) : kDefaultMask;
-  if (mode == kRightDownBandLast) return invalid("pse: must be None in sparse_mode 7");
+  if (mode == kRightDownBandLast) return invalid(of("pse", *a.pse) + ": must be None in sparse_mode 7");
   if (mode != kLeftUpBandFirst) return {};
   const int64_t shift = start_shift(a.q_start_idx, a.kv_start_idx);
   return check_sequences(g, [&](const Sequence& s) -> Status {
@@ -51,7 +51,7 @@ Status check_slopes(const Attributes& a, const Geometry& g) {
 Status check_compressed(const Attributes& a, const Geometry& g, const std::string& name) {
   const Status rows = check_sequences(g, [&](const Sequence& s) -> Status {
     if (s.q_len >= kPseCompressedRows && s.q_len == s.kv_len) return {};
-    return invalid(name + ": 1024 rows stand for more than 1024 query rows and as many keys, here " + lengths_of(g, s));
+    return invalid(name + ": 1024 rows stand for at least 1024 query rows and as many keys, here " + lengths_of(g, s));
   });
   if (!rows.ok()) return rows;
   const bool causal = a.atten_mask && (a.sparse_mode == kDefaultMask || a.sparse_mode == kLeftUpCausal ||

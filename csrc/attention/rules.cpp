@@ -11,6 +11,13 @@
 namespace ascendspeed {
 namespace {
 
+Status check_given(const std::vector<std::pair<std::string, OptionalTensor>>& tensors) {
+  for (const auto& [name, tensor] : tensors) {
+    if (!tensor) return null_pointer(name + " is None, the operator needs it");
+  }
+  return {};
+}
+
 Status check_dtypes(const TensorInfo& query, const TensorInfo& key, const TensorInfo& value) {
   if (query.dtype != DType::kFloat32 && query.dtype != DType::kFloat16 && query.dtype != DType::kBFloat16) {
     return invalid("query: dtype " + query.dtype_name + " is not one of float16, bfloat16, float32");
@@ -43,29 +50,35 @@ Status check_mode(int64_t mode, bool packed) {
 }
 
 Status check_only_packed(const Attributes& a) {
-  if (a.actual_seq_qlen) return invalid("actual_seq_qlen: only for input_layout TND");
-  if (a.actual_seq_kvlen) return invalid("actual_seq_kvlen: only for input_layout TND");
+  if (a.actual_seq_qlen)
+    return invalid("actual_seq_qlen=" + shape_text(*a.actual_seq_qlen) + ": only for input_layout TND");
+  if (a.actual_seq_kvlen)
+    return invalid("actual_seq_kvlen=" + shape_text(*a.actual_seq_kvlen) + ": only for input_layout TND");
   if (!a.softmax_layout.empty()) {
     return invalid("softmax_layout='" + a.softmax_layout + "': must be empty unless input_layout is TND");
   }
   return {};
 }
 
+Status check_keep_prob(double keep_prob) {
+  if (!(keep_prob > 0.0 && keep_prob <= 1.0)) {
+    return invalid("keep_prob=" + number_text(keep_prob) + " is outside (0, 1]");
+  }
+  if (1.0 / keep_prob > FLT_MAX) {  // used in float32, like scale
+    return invalid("keep_prob=" + number_text(keep_prob) + " is too small: its inverse is not finite in float32");
+  }
+  return {};
+}
+
 Status check_attributes(const Attributes& a, bool packed) {
-  // Both are used in float32.
   if (!(std::abs(a.scale) <= FLT_MAX)) return invalid("scale=" + number_text(a.scale) + " is not finite in float32");
-  if (!(a.keep_prob > 0.0 && a.keep_prob <= 1.0)) {
-    return invalid("keep_prob=" + number_text(a.keep_prob) + " is outside (0, 1]");
-  }
-  if (1.0 / a.keep_prob > FLT_MAX) {
-    return invalid("keep_prob=" + number_text(a.keep_prob) + " is too small: its inverse is not finite in float32");
-  }
+  if (Status s = check_keep_prob(a.keep_prob); !s.ok()) return s;
   for (const Status& status : {check_in("inner_precise", a.inner_precise, 0, 2), check_mode(a.sparse_mode, packed),
                                check_in("pse_type", a.pse_type, 0, 3)}) {
     if (!status.ok()) return status;
   }
   if (a.pse_type != 1 && !a.pse) return invalid("pse is None, pse_type=" + std::to_string(a.pse_type) + " needs it");
-  if (a.padding_mask) return invalid("padding_mask: reserved by CANN, must be None");
+  if (a.padding_mask) return invalid(of("padding_mask", *a.padding_mask) + ": reserved by CANN, must be None");
   if (!packed) return check_only_packed(a);
   if (!a.softmax_layout.empty() && !stats_follow_input(a.softmax_layout)) {
     return invalid("softmax_layout='" + a.softmax_layout + "' is not one of '', 'TND', 'same_as_input'");
@@ -91,7 +104,9 @@ Status check_dropout(const Attributes& a, const Geometry& g) {
   const char* name = a.drop_mask ? "drop_mask" : "keep_prob";
   int64_t bits;
   if (!count_probabilities(g, &bits)) {
-    return invalid(std::string(name) + ": B*N*Sq*Skv is beyond 2^63 probabilities, more than can be numbered");
+    return invalid(std::string(name) + ": B*N*Sq*Skv of " + std::to_string(g.batch) + ", " + std::to_string(g.heads) +
+                   ", " + std::to_string(g.q_len) + ", " + std::to_string(g.kv_len) +
+                   " is beyond 2^63 probabilities, more than can be numbered");
   }
   if (!a.drop_mask) return {};
   const TensorInfo& mask = *a.drop_mask;
@@ -124,7 +139,8 @@ Status check_rope(const TensorInfo& query, const TensorInfo& key, const Attribut
     const TensorInfo *rope, *beside;
     const char* beside_name;
   } pairs[] = {{"query_rope", &*a.query_rope, &query, "query"}, {"key_rope", &*a.key_rope, &key, "key"}};
-  if (resolved->layout != Layout::kTND) return invalid("query_rope: only for input_layout TND");
+  if (resolved->layout != Layout::kTND)
+    return invalid(of("query_rope", *a.query_rope) + ": only for input_layout TND, here " + a.input_layout);
   for (const auto& [name, rope, beside, beside_name] : pairs) {
     if (rope->dtype != DType::kBFloat16 || beside->dtype != DType::kBFloat16) {
       return invalid(of(name, *rope) + ": must be bfloat16 like all tensors beside it, " + beside_name + " is " +
@@ -142,8 +158,8 @@ Status check_rope(const TensorInfo& query, const TensorInfo& key, const Attribut
   }
   if (!a.atten_mask) return invalid("atten_mask is None, query_rope needs one");
   if (a.sparse_mode == kPrefixCompressed) return invalid("sparse_mode=6: not with query_rope");
-  if (a.pse) return invalid("pse: must be None with query_rope");
-  if (a.drop_mask) return invalid("drop_mask: must be None with query_rope");
+  if (a.pse) return invalid(of("pse", *a.pse) + ": must be None with query_rope");
+  if (a.drop_mask) return invalid(of("drop_mask", *a.drop_mask) + ": must be None with query_rope");
   if (a.keep_prob != 1.0) return invalid("keep_prob=" + number_text(a.keep_prob) + " must be 1 with query_rope");
   resolved->geometry.rope_dim = a.query_rope->sizes[2];
   return {};
@@ -199,20 +215,27 @@ Status check_devices(const NamedDevices& devices) {
   return {};
 }
 
+Status check_dropout_bits(int64_t numel, double keep_prob) {
+  if (numel < 0) return invalid("numel=" + std::to_string(numel) + " must not be negative");
+  return check_keep_prob(keep_prob);
+}
+
 Status check_forward(const ForwardProblem& p, Resolved* resolved) {
-  return check_common(p.query, p.key, p.value, p.attributes, resolved);
+  if (Status s = check_given({{"query", p.query}, {"key", p.key}, {"value", p.value}}); !s.ok()) return s;
+  return check_common(*p.query, *p.key, *p.value, p.attributes, resolved);
 }
 
 Status check_backward(const BackwardProblem& p, Resolved* resolved) {
-  if (Status s = check_common(p.query, p.key, p.value, p.attributes, resolved); !s.ok()) return s;
-  if (Status s = check_output_like("dy", p.dy, p.query, *resolved); !s.ok()) return s;
+  if (Status s = check_given({{"query", p.query}, {"key", p.key}, {"value", p.value}, {"dy", p.dy}}); !s.ok()) return s;
+  if (Status s = check_common(*p.query, *p.key, *p.value, p.attributes, resolved); !s.ok()) return s;
+  if (Status s = check_output_like("dy", *p.dy, *p.query, *resolved); !s.ok()) return s;
   if (Status s = check_stats("softmax_max", p.softmax_max, *resolved); !s.ok()) return s;
   if (Status s = check_stats("softmax_sum", p.softmax_sum, *resolved); !s.ok()) return s;
   if (!p.attention_in) return null_pointer("attention_in is None, the backward needs the forward's output");
   if (p.softmax_in && std::count(p.softmax_in->sizes.begin(), p.softmax_in->sizes.end(), 0) == 0) {
     return invalid(of("softmax_in", *p.softmax_in) + ": reserved by CANN, must be None or empty");
   }
-  return check_output_like("attention_in", *p.attention_in, p.query, *resolved);
+  return check_output_like("attention_in", *p.attention_in, *p.query, *resolved);
 }
 
 }  // namespace ascendspeed

@@ -37,5 +37,7 @@ using NamedDevices = std::vector<std::pair<std::string, std::string>>;
 Status check_devices(const NamedDevices& devices);
 Status check_forward(const ForwardProblem& problem, Resolved* resolved);
 Status check_backward(const BackwardProblem& problem, Resolved* resolved);
+// A dropout mask made for `numel` probabilities.
+Status check_dropout_bits(int64_t numel, double keep_prob);
 
 }  // namespace ascendspeed

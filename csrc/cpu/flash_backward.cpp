@@ -1,8 +1,9 @@
 // Blocks of keys are shared out to threads in a fixed order; each walks the query rows that may see them.
 //
 // dk and dv of a block belong to one thread. dq is the sum over key blocks: each row block has a turn counter that
-// names the key block whose share comes next. Threads take key blocks in ascending order from one queue, so the
-// block everybody waits for is always being worked on and waiting cannot deadlock.
+// names the key block whose share comes next, and a slot of dq that an earlier head may still hold. Threads take key
+// blocks in ascending order from one queue and wait for lower numbers alone, so what everybody waits for is always
+// being worked on and waiting cannot deadlock.
 #include "cpu/flash_backward.h"
 
 #include <atomic>
@@ -32,47 +33,36 @@ Interval key_blocks(const BackwardParams& p, const Sequence& s, int64_t row, int
   return {keys.begin / kKeyBlock, ceil_div(keys.end, kKeyBlock)};
 }
 
-// How many heads are in work at a time. dq of the query heads that share a key/value head is held in float32 until all
-// key blocks have added to it. Where a large group would take too much, its heads pass one after the other, a few at a
-// time; dk and dv then wait in float32 too.
+// How dq, the sum over key blocks, is made while dk and dv are. In float32 for the query heads of a few key/value heads
+// at a time, each in a slot; or, where not even one of them fits in what the scratch may take, in a sweep of its own
+// that computes the scores once more.
 struct Plan {
   Plan(const BackwardParams& p, int threads) {
     const Geometry& g = p.geometry;
-    const int64_t row_blocks = ceil_div(g.q_len, kRowBlock), kv_rows = ceil_div(g.kv_len, kKeyBlock) * kKeyBlock;
     dq_tile = int64_t{kRowBlock} * leading(g.score_dim());
-    dk_floats = kv_rows * leading(g.score_dim());
-    dv_floats = kv_rows * leading(g.v_dim);
-    const int64_t most = threads * p.sum_bytes_per_thread / static_cast<int64_t>(sizeof(float));
-    const int64_t head = row_blocks * dq_tile;
-    members = g.group();
-    if (members * head > most) members = std::clamp<int64_t>((most - dk_floats - dv_floats) / head, 1, members);
-    passes = ceil_div(g.group(), members);
-    dq_slot = members * head;
-    if (passes == 1)
-      slots = std::clamp<int64_t>(most / dq_slot, 1, std::min<int64_t>(g.batch * g.kv_heads, threads + 1));
+    dq_slot = g.group() * ceil_div(g.q_len, kRowBlock) * dq_tile;
+    const int64_t fitting = threads * p.sum_bytes_per_thread / (dq_slot * static_cast<int64_t>(sizeof(float)));
+    slots = std::min({fitting, g.batch * g.kv_heads, int64_t{threads} + 1});
   }
 
-  int64_t dq_tile, dk_floats, dv_floats;
-  int64_t members;    // query heads of one key/value head that are in work together: a unit of work
-  int64_t passes;     // units of one key/value head
-  int64_t dq_slot;    // floats of dq of one unit
-  int64_t slots = 1;  // units in work at a time
+  bool separate() const { return slots == 0; }
+
+  int64_t dq_tile, dq_slot;
+  int64_t slots;  // key/value heads in work at a time; 0: a sweep of its own
 };
 
-// What threads share. A slot of dq is reused when all key blocks of the unit that had it are done.
+// What threads share. A slot of dq is reused when all key blocks of the head that had it are done.
 struct Shared {
   Shared(const BackwardParams& p, int threads, Scratch& scratch)
       : plan(p, threads),
         rows(p.geometry, p.geometry.heads, Axis::kRows, kRowBlock, scratch),
-        keys(p.geometry, p.geometry.kv_heads * plan.passes, Axis::kKeys, kKeyBlock, scratch),
-        units(p.geometry.batch * p.geometry.kv_heads * plan.passes),
+        keys(p.geometry, p.geometry.kv_heads, Axis::kKeys, kKeyBlock, scratch),
+        kv_heads(p.geometry.batch * p.geometry.kv_heads),
         dq(scratch.take<float>(plan.slots * plan.dq_slot)),
-        dk(scratch.take<float>(plan.passes == 1 ? 0 : plan.dk_floats)),
-        dv(scratch.take<float>(plan.passes == 1 ? 0 : plan.dv_floats)),
         delta(scratch.take<float>(count_rows(p.geometry))),
         dsink(scratch.take<float>(p.sink == nullptr ? 0 : rows.total())),
         turns(scratch.take<Counter>(rows.total())),
-        blocks_done(scratch.take<Counter>(units)) {}
+        blocks_done(scratch.take<Counter>(kv_heads)) {}
 
   static int64_t bytes(const BackwardParams& p, int threads) {
     Scratch counter(nullptr);
@@ -85,10 +75,9 @@ struct Shared {
   }
 
   Plan plan;
-  Blocks rows, keys;  // of query heads, of units
-  int64_t units;
-  float* dq;       // [slots][members][row blocks][kRowBlock x leading(D)]
-  float *dk, *dv;  // of the key/value head in work, where it takes several passes
+  Blocks rows, keys;  // of query heads, of key/value heads
+  int64_t kv_heads;
+  float* dq;       // [slots][group][row blocks][kRowBlock x leading(D)]
   float* delta;    // numbered by BackwardTile::row_index: sum over Dv of dy * attention_in
   float* dsink;    // for each row block: its share of the gradient of the sink
   Counter* turns;  // for each row block: the key block whose share of dq comes next
@@ -136,79 +125,102 @@ class Backward : public BackwardTile {
     }
   }
 
-  // What one unit adds to dk and dv of one block of keys, and the block's share of dq.
-  void key_block(const BackwardWorkspace& workspace, int64_t task) const {
-    const Plan& plan = s_.plan;
-    const auto [s, head_and_pass, block] = s_.keys.locate(task);
-    const int64_t kv_head = head_and_pass / plan.passes, pass = head_and_pass % plan.passes;
-    const int64_t unit = s.index * g.kv_heads * plan.passes + head_and_pass;
-    const int64_t key = block * kKeyBlock;
+  // dk and dv of one block of keys, and its share of dq unless that has a sweep of its own.
+  void key_block(const BackwardWorkspace& w, int64_t task) const {
+    const auto [s, kv_head, block] = s_.keys.locate(task);
+    const int64_t key = block * kKeyBlock, kv_head_index = s.index * g.kv_heads + kv_head;
     const int keys = keys_at(s, key);
-    wait_for_slot(unit - plan.slots);
-    BackwardWorkspace w = workspace;
-    if (plan.passes > 1) {
-      w.dk = s_.dk + key * w.query_ld;
-      w.dv = s_.dv + key * w.value_ld;
+    const Plan& plan = s_.plan;
+    float* slot = nullptr;
+    if (!plan.separate()) {
+      wait_for_slot(kv_head_index - plan.slots);
+      slot = s_.dq + kv_head_index % plan.slots * plan.dq_slot;
+      load_key(p, kernel, s, kv_head, key, keys, w.key, w.query_ld);
     }
     load_keys(w, s, kv_head, key);
-    load_key(p, kernel, s, kv_head, key, keys, w.key, w.query_ld);
-    if (pass == 0) {
-      std::fill_n(w.dk, int64_t{keys} * w.query_ld, 0.0f);
-      std::fill_n(w.dv, int64_t{keys} * w.value_ld, 0.0f);
-    }
-    const int64_t first = pass * plan.members, end = std::min(first + plan.members, g.group());
+    std::fill_n(w.dk, int64_t{keys} * w.query_ld, 0.0f);
+    std::fill_n(w.dv, int64_t{keys} * w.value_ld, 0.0f);
     const int64_t row_blocks = s_.rows.of(s);
-    float* slot = s_.dq + unit % plan.slots * plan.dq_slot;
-    for (int64_t member = first; member < end; ++member) {
+    for (int64_t member = 0; member < g.group(); ++member) {
       for (int64_t row_block = 0; row_block < row_blocks; ++row_block) {
         const int64_t row = row_block * kRowBlock;
         const Interval blocks = key_blocks(p, s, row, rows_at(s, row));
         if (block < blocks.begin || block >= blocks.end) continue;
-        row_tile(w, {s, kv_head * g.group() + member, row, key, rows_at(s, row), keys}, blocks,
-                 static_cast<int32_t>(block), slot + ((member - first) * row_blocks + row_block) * plan.dq_tile);
+        const Tile tile{s, kv_head * g.group() + member, row, key, rows_at(s, row), keys};
+        const bool visible = add_to_keys(w, tile);
+        if (plan.separate()) continue;
+        add_to_rows(w, tile, visible, blocks, block, slot + (member * row_blocks + row_block) * plan.dq_tile);
       }
     }
-    if (pass == plan.passes - 1) {
-      store_with_rope(w.dk, w.query_ld, keys, p.dk, p.dk_rope, s.index, kv_head, s.kv_begin + key);
-      store(w.dv, w.value_ld, keys, g.v_dim, p.dv, s.index, kv_head, s.kv_begin + key);
+    store_with_rope(w.dk, w.query_ld, keys, p.dk, p.dk_rope, s.index, kv_head, s.kv_begin + key);
+    store(w.dv, w.value_ld, keys, g.v_dim, p.dv, s.index, kv_head, s.kv_begin + key);
+    s_.blocks_done[kv_head_index].fetch_add(1, std::memory_order_release);
+  }
+
+  // The sweep of its own: dq of one block of rows, over key blocks in the same order.
+  void row_block(const BackwardWorkspace& w, int64_t task) const {
+    const auto [s, head, row_block] = s_.rows.locate(task);
+    const int64_t row = row_block * kRowBlock, kv_head = head / g.group();
+    const int rows = rows_at(s, row);
+    const Interval blocks = key_blocks(p, s, row, rows);
+    if (blocks.empty()) return;  // prepare_rows wrote zeros
+    float* dq = w.dk;            // kKeyBlock >= kRowBlock, and dk is not in use any more
+    std::fill_n(dq, int64_t{rows} * w.query_ld, 0.0f);
+    for (int64_t block = blocks.begin; block < blocks.end; ++block) {
+      const int64_t key = block * kKeyBlock;
+      const Tile tile{s, head, row, key, rows, keys_at(s, key)};
+      load_keys(w, s, kv_head, key);
+      load_key(p, kernel, s, kv_head, key, tile.keys, w.key, w.query_ld);
+      if (gradients(w, tile, p.scale)) add_product(w, tile, dq, true);
     }
-    s_.blocks_done[unit].fetch_add(1, std::memory_order_release);
+    store_with_rope(dq, w.query_ld, rows, p.dq, p.dq_rope, s.index, head, s.q_begin + row);
   }
 
  private:
-  // Until the unit that had the slot before is done with it. One without key blocks leaves it to whoever had it
-  // earlier.
-  void wait_for_slot(int64_t unit) const {
-    for (; unit >= 0; unit -= s_.plan.slots) {
-      const int64_t blocks = s_.keys.of(g.sequence(unit / (g.kv_heads * s_.plan.passes)));
+  // Until the key/value head that had the slot before is done with it. One without key blocks leaves it to whoever had
+  // it earlier.
+  void wait_for_slot(int64_t kv_head_index) const {
+    for (; kv_head_index >= 0; kv_head_index -= s_.plan.slots) {
+      const int64_t blocks = s_.keys.of(g.sequence(kv_head_index / g.kv_heads));
       if (blocks == 0) continue;
-      wait_for(s_.blocks_done[unit], static_cast<int32_t>(blocks));
+      wait_for(s_.blocks_done[kv_head_index], static_cast<int32_t>(blocks));
       return;
     }
   }
 
-  void row_tile(const BackwardWorkspace& w, const Tile& tile, const Interval& blocks, int32_t block, float* dq) const {
-    const bool visible = gradients(w, tile, p.scale);
-    const int depth = padded(g.score_dim());
-    if (visible) {
-      // dv += P^T dy and dk += dS^T q: the transpose is only a matter of strides.
-      kernel.matmul(tile.keys, padded(g.v_dim), tile.rows, w.scores, 1, kKeyLeading, w.dy, w.value_ld, w.dv, w.value_ld,
-                    true);
-      kernel.matmul(tile.keys, depth, tile.rows, w.dp, 1, kKeyLeading, w.query, w.query_ld, w.dk, w.query_ld, true);
-    }
+  // False where the mask excludes the whole tile. dv += P^T dy and dk += dS^T q: the transpose is only a matter of
+  // strides.
+  bool add_to_keys(const BackwardWorkspace& w, const Tile& tile) const {
+    if (!gradients(w, tile, p.scale)) return false;
+    kernel.matmul(tile.keys, padded(g.v_dim), tile.rows, w.scores, 1, kKeyLeading, w.dy, w.value_ld, w.dv, w.value_ld,
+                  true);
+    kernel.matmul(tile.keys, padded(g.score_dim()), tile.rows, w.dp, 1, kKeyLeading, w.query, w.query_ld, w.dk,
+                  w.query_ld, true);
+    return true;
+  }
+
+  // The tile's share of dq, when it is its key block's turn.
+  void add_to_rows(const BackwardWorkspace& w, const Tile& tile, bool visible, const Interval& blocks, int64_t block,
+                   float* dq) const {
     const Sequence& s = tile.sequence;
     Counter& turn = s_.turns[s_.rows.first(s, tile.head) + tile.row / kRowBlock];
-    wait_for(turn, block);
+    wait_for(turn, static_cast<int32_t>(block));
     const bool first = block == blocks.begin;
     if (visible) {
-      kernel.matmul(tile.rows, depth, tile.keys, w.dp, kKeyLeading, 1, w.key, w.query_ld, dq, w.query_ld, !first);
+      add_product(w, tile, dq, !first);
     } else if (first) {
       std::fill_n(dq, int64_t{tile.rows} * w.query_ld, 0.0f);
     }
     if (block == blocks.end - 1) {
       store_with_rope(dq, w.query_ld, tile.rows, p.dq, p.dq_rope, s.index, tile.head, s.q_begin + tile.row);
     }
-    turn.store(block + 1, std::memory_order_release);
+    turn.store(static_cast<int32_t>(block) + 1, std::memory_order_release);
+  }
+
+  // dq (+)= dS k.
+  void add_product(const BackwardWorkspace& w, const Tile& tile, float* dq, bool accumulate) const {
+    kernel.matmul(tile.rows, padded(g.score_dim()), tile.keys, w.dp, kKeyLeading, 1, w.key, w.query_ld, dq, w.query_ld,
+                  accumulate);
   }
 
   const Shared& s_;
@@ -223,7 +235,7 @@ int64_t backward_scratch_bytes(const BackwardParams& p, int threads) {
 void flash_backward(const BackwardParams& p, const Parallel& parallel, void* scratch) {
   Scratch shared_scratch(scratch);
   const Shared shared(p, parallel.threads, shared_scratch);
-  for (int64_t i = 0; i < shared.units; ++i) new (&shared.blocks_done[i]) Counter(0);
+  for (int64_t i = 0; i < shared.kv_heads; ++i) new (&shared.blocks_done[i]) Counter(0);
   const Backward backward(p, shared);
   char* workspaces = static_cast<char*>(scratch) + shared_scratch.used();
   const auto make_workspace = [&](int thread) { return BackwardWorkspace::at(workspaces, thread, p.geometry); };
@@ -232,6 +244,10 @@ void flash_backward(const BackwardParams& p, const Parallel& parallel, void* scr
   if (p.dsink != nullptr) backward.sum_sinks();
   for_each_task(parallel, shared.keys.total(), make_workspace,
                 [&](const BackwardWorkspace& w, int64_t task) { backward.key_block(w, task); });
+  if (shared.plan.separate()) {
+    for_each_task(parallel, shared.rows.total(), make_workspace,
+                  [&](const BackwardWorkspace& w, int64_t task) { backward.row_block(w, task); });
+  }
   if (p.dpse.data == nullptr) return;
   pse_backward(backward, parallel, workspaces, workspaces + parallel.threads * BackwardWorkspace::bytes(p.geometry));
 }

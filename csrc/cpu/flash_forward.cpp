@@ -85,6 +85,13 @@ void attend(const ForwardParams& p, const Microkernel& kernel, const Workspace& 
                 true);
 }
 
+// A sink is one more score, with weight and without value: every row starts from it. One of -inf has no weight either;
+// that of +inf or NaN is exp(sink - sink), no number.
+RowStats first_stats(const ForwardParams& p, int64_t head) {
+  if (p.sink == nullptr || p.sink[head] == -__builtin_inff()) return {-__builtin_inff(), 0.0f};
+  return {p.sink[head], p.sink[head] - p.sink[head] + 1.0f};
+}
+
 // Rows of one query head that a task computes.
 struct Rows {
   const Sequence& sequence;
@@ -114,9 +121,7 @@ void forward_rows(const ForwardParams& p, const Microkernel& kernel, const Works
   const int64_t kv_head = rows.head / g.group(), row = rows.first;
   load_query(p, kernel, s, rows.head, row, rows.count, w.query, w.query_ld);
   std::fill_n(w.out, int64_t{rows.count} * w.value_ld, 0.0f);
-  // A sink is one more score, with weight and without value: every row starts from it.
-  std::fill_n(w.stats, rows.count,
-              p.sink == nullptr ? RowStats{-__builtin_inff(), 0.0f} : RowStats{p.sink[rows.head], 1.0f});
+  std::fill_n(w.stats, rows.count, first_stats(p, rows.head));
 
   const Interval all = visible_keys_of_rows(p.sparsity, g, s, row, row + rows.count);
   for (int64_t key = all.begin / kKeyBlock * kKeyBlock; key < all.end; key += kKeyBlock) {

@@ -38,7 +38,7 @@ struct Microkernel {
   const char* name;  // "generic", "avx2", "avx512": a value of ASCENDSPEED_CPU_ISA
 
   // c[rows][columns] (+)= a[rows][depth] * b[depth][columns]. Element (r, p) of a is at a[r * a_row + p * a_depth],
-  // so a transposed a costs nothing. columns is padded; rows and depth are any value >= 1. c aliases neither.
+  // so a transposed a costs nothing. columns is padded; rows is any value >= 1, depth any >= 0. c aliases neither.
   void (*matmul)(int rows, int columns, int depth, const float* a, ptrdiff_t a_row, ptrdiff_t a_depth, const float* b,
                  int ldb, float* c, int ldc, bool accumulate);
 

@@ -174,8 +174,7 @@ void backward(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
 // The mask that the kernels generate tile by tile, whole: bit e as attention/dropout.h numbers them. Bits past numel
 // are 0. `self` only says which device.
 at::Tensor dropout_gen_mask(const at::Tensor& self, int64_t numel, double keep_prob, int64_t seed, int64_t offset) {
-  TORCH_CHECK_VALUE(numel >= 0, "numel=", numel, " must not be negative [161002]");
-  TORCH_CHECK_VALUE(keep_prob > 0.0 && keep_prob <= 1.0, "keep_prob=", keep_prob, " is outside (0, 1] [161002]");
+  raise_unless_ok(check_dropout_bits(numel, keep_prob));
   at::Tensor mask = at::empty({drop_mask_bytes(numel)}, self.options().dtype(at::kByte));
   uint8_t* bytes = mask.mutable_data_ptr<uint8_t>();
   constexpr int64_t kBlock = 4096;  // probabilities, a whole number of bytes

@@ -72,6 +72,10 @@ PYBIND11_MODULE(_C, m) {
       },
       "Apply the rules of flash_attention_score_grad likewise.");
   m.def(
+      "check_dropout",
+      [](int64_t numel, double keep_prob) { raise_python(ascendspeed::check_dropout_bits(numel, keep_prob)); },
+      "Apply the rules of dropout_gen_mask to its arguments.");
+  m.def(
       "active_isa", [] { return std::string(ascendspeed::cpu::active_microkernel().name); },
       "Name of the instruction set the CPU kernels run on.");
 }

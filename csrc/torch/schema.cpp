@@ -22,7 +22,8 @@ class Reader {
  public:
   explicit Reader(torch::jit::Stack* stack) : stack_(*stack) {}
 
-  at::Tensor tensor() { return stack_[next_++].toTensor(); }
+  // Undefined where the caller passed None, which the rules refuse by name.
+  at::Tensor tensor() { return optional_tensor().value_or(at::Tensor()); }
   std::optional<at::Tensor> optional_tensor() { return stack_[next_++].toOptional<at::Tensor>(); }
   OptionalInts ints() {
     const c10::IValue& value = stack_[next_++];
@@ -78,6 +79,8 @@ AttributeArguments read_attributes(Reader& read) {
   return result;
 }
 
+OptionalTensor describe_given(const at::Tensor& tensor) { return describe(std::optional<at::Tensor>(tensor)); }
+
 }  // namespace
 
 std::string forward_schema() {
@@ -97,7 +100,7 @@ std::string backward_schema() {
 NamedDevices devices_of(const c10::FunctionSchema& schema, const torch::jit::Stack& stack) {
   NamedDevices devices;
   for (size_t i = 0; i < stack.size(); ++i) {
-    if (!stack[i].isTensor()) continue;
+    if (!stack[i].isTensor() || !stack[i].toTensor().defined()) continue;
     devices.emplace_back(schema.arguments()[i].name(), stack[i].toTensor().device().str());
   }
   return devices;
@@ -121,12 +124,13 @@ BackwardArguments pop_backward(torch::jit::Stack* stack) {
 }
 
 ForwardProblem ForwardArguments::problem() const {
-  return {describe(query), describe(key), describe(value), rest.attributes};
+  return {describe_given(query), describe_given(key), describe_given(value), rest.attributes};
 }
 
 BackwardProblem BackwardArguments::problem() const {
-  return {describe(query),       describe(key),        describe(value),        describe(dy),   describe(softmax_max),
-          describe(softmax_sum), describe(softmax_in), describe(attention_in), rest.attributes};
+  return {describe_given(query), describe_given(key),    describe_given(value),
+          describe_given(dy),    describe(softmax_max),  describe(softmax_sum),
+          describe(softmax_in),  describe(attention_in), rest.attributes};
 }
 
 }  // namespace ascendspeed

@@ -1,6 +1,7 @@
 """Dropout: the generated mask, its bits, its seeds, and that the backward meets the forward's mask."""
 
 import math
+import re
 
 import pytest
 import torch
@@ -165,3 +166,22 @@ def test_opcheck_of_the_generator():
 def test_generator_refuses_bad_input(arguments, message):
     with pytest.raises(ValueError, match=rf"{message}.*161002"):
         dropout_gen_mask(torch.empty(0), *arguments, seed=1)
+
+
+@pytest.mark.parametrize(
+    ("numel", "keep_prob", "message"),
+    [
+        (-1, 0.5, "numel=-1 must not be negative [161002]"),
+        (9, 0.0, "keep_prob=0 is outside (0, 1] [161002]"),
+        (9, 1.5, "keep_prob=1.5 is outside (0, 1] [161002]"),
+    ],
+)
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_a_mask_that_cannot_be_is_refused(numel, keep_prob, message, device):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        dropout_gen_mask(torch.empty(0, device=device), numel, keep_prob, 1)
+
+
+def test_a_call_of_shapes_alone_needs_no_seed():
+    query = torch.empty(2, 3, 40, 8, device="meta")
+    assert flash_attention_score(query, query, query, 3, "BNSD", keep_prob=0.5).attention_out.shape == query.shape

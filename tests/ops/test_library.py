@@ -150,8 +150,8 @@ def test_results_are_bitwise_the_same_for_any_number_of_threads(mode):
     agree_for_threads(case, (1, 2, 3, 7))
 
 
-def test_a_group_too_large_for_the_scratch_passes_in_parts_to_the_same_bits():
-    """dq of 8 heads in float32 takes 132 MiB: one thread may hold 48 of them, seven may hold them all."""
+def test_heads_too_large_for_the_scratch_are_computed_twice_to_the_same_bits():
+    """dq of 8 heads in float32 takes 132 MiB: one thread may hold 48 of them and so none, seven may hold all."""
     case = Case(
         1, 8, 1, 8192, 8192, 512, 512, dtype=torch.bfloat16, masked=True, sparse_mode=4, pre_tockens=60, next_tockens=0
     )

@@ -77,7 +77,7 @@ INVALID = [
     (compressed(7, next_tockens=-2), "next_tockens=-2: sparse_mode 7 with the band on Sq=3, Skv=4 of sequence 1 needs -1..0"),
     (lengths([5, 7], [4, 8], **compressed(7, next_tockens=0)), "sparse_mode=7: more query rows than keys, which packed sequences must not have here: Sq=5, Skv=4 of sequence 0"),
     (lengths([2, 5, 5], [4, 8, 9], **compressed(7, pre_tockens=3, next_tockens=0)), "with the band on Sq=3, Skv=4 of sequence 1"),
-    (lengths([4, 7], [4, 8], **compressed(7, next_tockens=0, pse=zeros(N), pse_type=2)), "pse: must be None in sparse_mode 7"),
+    (lengths([4, 7], [4, 8], **compressed(7, next_tockens=0, pse=zeros(N), pse_type=2)), "pse [4] float32: must be None in sparse_mode 7"),
     (compressed(8, pre_tockens=3), "pre_tockens=3: sparse_mode 8 with the band on Sq=2, Skv=4 of sequence 0 needs at least 4"),
     (compressed(8, next_tockens=-3), "next_tockens=-3: sparse_mode 8 with the band on Sq=2, Skv=4 of sequence 0 needs at least -2"),
     (compressed(8, pse=zeros(N), pse_type=2), "pse: in sparse_mode 8 Sq - Skv + q_start_idx - kv_start_idx must be 0, here -2 for Sq=2, Skv=4 of sequence 0"),
@@ -87,7 +87,7 @@ INVALID = [
     ({"pse": zeros(79)}, "pse [79] float32: a packed batch takes [N*sum(Sq*Skv)]=[80], [N*sum(Skv)]=[32] or [1 or 2, 4, 1024, 4]"),
     ({"pse": zeros(2, N, 3, 4)}, "pse [2, 4, 3, 4] float32: a packed batch takes"),
     ({"pse": zeros(80, dtype=torch.float16)}, "pse [80] float16: dtype differs from float32 of query"),
-    ({"pse": zeros(1, N, 1024, 4)}, "1024 rows stand for more than 1024 query rows and as many keys, here Sq=2, Skv=4 of sequence 0"),
+    ({"pse": zeros(1, N, 1024, 4)}, "1024 rows stand for at least 1024 query rows and as many keys, here Sq=2, Skv=4 of sequence 0"),
     ({"pse": zeros(N), "pse_type": 3}, "pse: pse_type 3 needs as many query rows as keys, here Sq=2, Skv=4 of sequence 0"),
     (lengths([4, 8], [4, 8], pse=zeros(3, N), pse_type=2), "pse [3, 4] float32: pse_type 2 takes slopes [4] or [2, 4]"),
     ({"drop_mask": zeros(9, dtype=torch.uint8)}, "drop_mask [9] uint8: expected one dimension of at least 10 bytes, a bit for each of N*sum(Sq*Skv)=80 probabilities"),
@@ -181,7 +181,7 @@ BF16 = torch.bfloat16
 ROPE_INVALID = [
     ({"query_rope": None}, "query_rope is None, key_rope needs it [161001]"),
     ({"key_rope": None}, "key_rope is None, query_rope needs it [161001]"),
-    (dense_rope(), "query_rope: only for input_layout TND [161002]"),
+    (dense_rope(), "query_rope [5, 4, 8] bfloat16: only for input_layout TND, here BNSD [161002]"),
     ({"query_rope": zeros(5, N, DROPE)}, "query_rope [5, 4, 8] float32: must be bfloat16 like all tensors beside it, query is bfloat16 [161002]"),
     ({name: zeros(t, n, D, dtype=torch.float16) for name, t, n in (("query", 5, N), ("key", 8, NKV), ("value", 8, NKV))},
      "query_rope [5, 4, 8] bfloat16: must be bfloat16 like all tensors beside it, query is float16 [161002]"),
@@ -191,8 +191,8 @@ ROPE_INVALID = [
     ({"key_rope": zeros(8, NKV, 4, dtype=BF16)}, "key_rope [8, 2, 4] bfloat16: head size differs from 8 of query_rope [161002]"),
     ({"atten_mask": None}, "atten_mask is None, query_rope needs one [161002]"),
     ({"atten_mask": mask(3072, 2048), "sparse_mode": 6, "prefix": [4, 4]}, "sparse_mode=6: not with query_rope [161002]"),
-    ({"pse": zeros(N * 20, dtype=BF16)}, "pse: must be None with query_rope [161002]"),
-    ({"drop_mask": zeros(10, dtype=torch.uint8)}, "drop_mask: must be None with query_rope [161002]"),
+    ({"pse": zeros(N * 20, dtype=BF16)}, "pse [80] bfloat16: must be None with query_rope [161002]"),
+    ({"drop_mask": zeros(10, dtype=torch.uint8)}, "drop_mask [10] uint8: must be None with query_rope [161002]"),
     ({"keep_prob": 0.5, "seed": 1}, "keep_prob=0.5 must be 1 with query_rope [161002]"),
 ]  # fmt: skip
 

@@ -100,8 +100,9 @@ def test_the_reference_reads_the_compressed_form_alike():
     assert torch.equal(expanded[..., below], full.double()[..., below])
 
 
-def test_slopes_have_no_gradient_and_say_so():
-    query, slopes = torch.randn(1, 2, 11, 4), torch.ones(2, requires_grad=True)
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_slopes_have_no_gradient_and_say_so(device):
+    query, slopes = torch.randn(1, 2, 11, 4, device=device), torch.ones(2, requires_grad=True, device=device)
     output = flash_attention_score(query, query, query, 2, "BNSD", pse=slopes, pse_type=2)
     with pytest.raises(NotImplementedError, match="the slopes of pse_type 2 have no gradient"):
         output.attention_out.sum().backward()
@@ -137,6 +138,31 @@ def test_a_very_large_sink_leaves_nothing_and_a_very_small_one_changes_nothing()
     assert (flash_attention_score(query, query, query, 1, "BNSD", sink=torch.tensor([1e4])).attention_out == 0).all()
     small = flash_attention_score(query, query, query, 1, "BNSD", sink=torch.tensor([-1e4])).attention_out
     assert torch.equal(small, plain)
+
+
+def test_a_sink_of_minus_infinity_is_none():
+    case = Case(1, 2, 2, 80, 70, 8, 8, dtype=torch.bfloat16, masked=True, sparse_mode=3)  # rows 0 to 9 see no key
+    query, key, value, dy = case.tensors()
+    plain = flash_attention_score(query, key, value, 2, "BNSD", **case.attributes())
+    sink = torch.full((2,), -torch.inf, requires_grad=True)
+    with_sink = flash_attention_score(query, key, value, 2, "BNSD", **case.attributes() | {"sink": sink})
+    for one, other in zip(with_sink[:3], plain[:3], strict=True):
+        assert torch.equal(one, other)
+    assert (torch.autograd.grad(with_sink.attention_out, sink, dy)[0] == 0).all()
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+@pytest.mark.parametrize("mode", [1, 3])
+def test_a_sink_that_is_no_number_leaves_none_in_its_head(value, mode):
+    """In rows of tiles that are computed and of tiles that are not, as in the reference."""
+    case = Case(1, 2, 2, 200, 70, 8, 8, dtype=torch.bfloat16, masked=True, sparse_mode=mode, mask_density=0.9)
+    query, key, values, _ = case.tensors()
+    sink = torch.tensor([value, 0.5])
+    found = flash_attention_score(query, key, values, 2, "BNSD", **case.attributes() | {"sink": sink})
+    exact = reference.attention(query, key, values, **case.reference_arguments() | {"sink": sink})
+    numbers = (found.attention_out, found.softmax_max[..., 0], found.softmax_sum[..., 0])
+    for one, other in zip(numbers, exact[:3], strict=True):
+        assert torch.equal(one.isfinite(), other.isfinite())
 
 
 def test_shift_sink_and_dropout_at_once_in_every_layout():

@@ -77,7 +77,7 @@ INVALID = [
     ({"pse": zeros(B, 1, SQ, SKV)}, "pse [2, 1, 6, 8] float32: expected"),
     ({"pse": zeros(B, N, 5, SKV)}, "pse [2, 4, 5, 8] float32: expected"),
     ({"pse": zeros(B, N, SQ, 1)}, "pse [2, 4, 6, 1] float32: expected"),
-    ({"pse": zeros(B, N, 1024, SKV)}, "pse [2, 4, 1024, 8] float32: 1024 rows stand for more than 1024 query rows and as many keys, here Sq=6, Skv=8"),
+    ({"pse": zeros(B, N, 1024, SKV)}, "pse [2, 4, 1024, 8] float32: 1024 rows stand for at least 1024 query rows and as many keys, here Sq=6, Skv=8"),
     ({"pse": zeros(N), "pse_type": 2}, "pse: pse_type 2 needs as many query rows as keys, here Sq=6, Skv=8"),
     ({"pse": zeros(N + 1), "pse_type": 2}, "pse [5] float32: pse_type 2 takes slopes [4] or [2, 4]"),
     ({"pse": zeros(1, N), "pse_type": 3}, "pse [1, 4] float32: pse_type 3 takes slopes [4] or [2, 4]"),
@@ -86,9 +86,9 @@ INVALID = [
     ({"sink": zeros(N, dtype=torch.float16)}, "sink [4] float16: expected float32"),
     ({"sink": zeros(N + 1)}, "sink [5] float32: expected one logit per query head, [4]"),
     ({"sink": zeros(1, N)}, "sink [1, 4] float32: expected one logit per query head, [4]"),
-    ({"padding_mask": mask(SQ, SKV)}, "padding_mask: reserved by CANN, must be None"),
-    ({"actual_seq_qlen": [6]}, "actual_seq_qlen: only for input_layout TND"),
-    ({"actual_seq_kvlen": [8]}, "actual_seq_kvlen: only for input_layout TND"),
+    ({"padding_mask": mask(SQ, SKV)}, "padding_mask [6, 8] bool: reserved by CANN, must be None"),
+    ({"actual_seq_qlen": [6]}, "actual_seq_qlen=[6]: only for input_layout TND"),
+    ({"actual_seq_kvlen": [8]}, "actual_seq_kvlen=[8]: only for input_layout TND"),
     ({"softmax_layout": "TND"}, "softmax_layout='TND': must be empty unless input_layout is TND"),
     ({"drop_mask": mask(48)}, "drop_mask: dtype bool is not uint8"),
     ({"drop_mask": zeros(47, dtype=torch.uint8)}, "drop_mask [47] uint8: expected one dimension of at least 48 bytes, a bit for each of B*N*Sq*Skv=384"),
@@ -168,7 +168,7 @@ def test_dropout_of_more_than_2_63_probabilities_is_refused_without_overflow(nam
     query = torch.empty(2**21, 256, 2**20, 1, device="meta")
     mask = torch.empty(2**40, dtype=torch.uint8, device="meta")
     attributes = {"drop_mask": mask} if name == "drop_mask" else {"keep_prob": 0.5, "seed": 1}
-    with pytest.raises(ValueError, match=rf"{name}: B\*N\*Sq\*Skv is beyond 2\^63"):
+    with pytest.raises(ValueError, match=rf"{name}: B\*N\*Sq\*Skv of 2097152, 256, 1048576, 1048576 is beyond 2\^63"):
         flash_attention_score(query, query, query, 256, "BNSD", **attributes)
 
 
@@ -191,6 +191,20 @@ def test_prefix_of_more_than_2048_samples_is_refused():
     mask = torch.empty(3072, 2048, dtype=torch.bool, device="meta")
     with pytest.raises(ValueError, match=r"prefix: batch 2049 is above the limit of 2048"):
         flash_attention_score(query, query, query, 1, "BNSD", atten_mask=mask, sparse_mode=6, prefix=[1] * 2049)
+
+
+@pytest.mark.parametrize("name", ["query", "key", "value"])
+@pytest.mark.parametrize("keep_prob", [1.0, 0.5])
+def test_a_missing_tensor_is_a_null_pointer(name, keep_prob):
+    text = refusals(lambda: call({name: None, "keep_prob": keep_prob}), ValueError)
+    assert text == f"{name} is None, the operator needs it [161001]"
+
+
+def test_a_refused_call_draws_no_seed():
+    before = torch.get_rng_state()
+    with pytest.raises(ValueError, match="head_num=3"):
+        call({"head_num": 3, "keep_prob": 0.5})
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_a_legal_call_is_legal():
@@ -219,6 +233,7 @@ def grad_arguments():
 
 
 GRAD_INVALID = [
+    *(({name: None}, f"{name} is None, the operator needs it [161001]") for name in ("query", "key", "value", "dy")),
     ({"softmax_max": None}, "softmax_max is None, the backward needs the forward's [161001]"),
     ({"softmax_sum": None}, "softmax_sum is None, the backward needs the forward's [161001]"),
     ({"attention_in": None}, "attention_in is None, the backward needs the forward's output [161001]"),
