@@ -7,7 +7,7 @@
 #
 # What is built stays in build/sanitize. Arguments after the names go to the program, tests/csrc/main.cpp. `plain` is
 # built without a sanitizer and looks for wrong numbers and canaries alone. Needs g++ or clang++ and any python3, which
-# reads the sources and their flags out of setup.py; no torch.
+# reads csrc/sources.json; no torch.
 #
 # Environment: CXX, PYTHON (docs/environment.md).
 set -euo pipefail
@@ -26,19 +26,14 @@ fail() {
 # One line for each file to compile: the file, then the flags it alone needs.
 sources() {
   "$PYTHON" - <<'PY'
-import ast
+import json
 import platform
 from pathlib import Path
 
-names = {}
-for statement in ast.parse(Path("setup.py").read_text()).body:
-    if isinstance(statement, ast.Assign) and statement.targets[0].id in ("SOURCES", "ISA_FLAGS"):
-        names[statement.targets[0].id] = ast.literal_eval(statement.value)
-for source in names["SOURCES"]:
-    if not source.startswith("csrc/torch/"):
-        print(source)
+shared = json.loads(Path("csrc/sources.json").read_text())
+print(*shared["attention"], *shared["cpu"], sep="\n")
 if platform.machine() in ("x86_64", "AMD64"):
-    for source, flags in names["ISA_FLAGS"].items():
+    for source, flags in shared["x86"].items():
         print(source, *flags)
 print(*sorted(Path("tests/csrc").glob("*.cpp")), sep="\n")
 PY
@@ -52,8 +47,8 @@ compile() {
   read -ra words <<<"$2"
   object="$folder/${source//\//_}.o"
   if [[ -e "$object" ]]; then
-    changed="$(find "$source" setup.py scripts/sanitize.sh csrc tests/csrc \
-      \( -name '*.h' -o -path "$source" -o -path setup.py -o -path scripts/sanitize.sh \) -newer "$object" -print -quit)"
+    changed="$(find "$source" scripts/sanitize.sh csrc tests/csrc \
+      \( -name '*.h' -o -path "$source" -o -path csrc/sources.json -o -path scripts/sanitize.sh \) -newer "$object" -print -quit)"
     [[ -n "$changed" ]] || return 0
   fi
   "$CXX" -std=c++20 -O1 -g -ffp-contract=fast -Wall -Wextra -Icsrc -Itests/csrc "${@:3}" "${words[@]:1}" -c "$source" \
@@ -66,7 +61,7 @@ export CXX
 build() {
   local folder="$1" list line objects=()
   mkdir -p "$folder"
-  list="$(sources)" || fail "cannot read SOURCES and ISA_FLAGS of setup.py"
+  list="$(sources)" || fail "cannot read csrc/sources.json"
   # shellcheck disable=SC2016
   xargs -d '\n' -P "$jobs" -I '{}' bash -c 'compile "$0" "$@" || exit 1' "$folder" '{}' "${@:2}" <<<"$list" ||
     fail "the build failed (see above)"

@@ -172,7 +172,7 @@ Inputs::Inputs(const AttentionCase& problem, Random random)
   pse = std::make_unique<Image>(image_of(c.pse, dtype, random));
 }
 
-std::vector<Output> call_kernels(const Inputs& in, const cpu::Parallel& parallel, int64_t missing) {
+std::vector<Output> call_kernels(const Inputs& in, const cpu::Parallel& parallel, int64_t sum_bytes, int64_t missing) {
   const AttentionCase& c = in.c;
   Random random(c.number + 2'000'003);  // the same memory layout in every call for one case
   std::vector<Output> outputs;
@@ -195,6 +195,7 @@ std::vector<Output> call_kernels(const Inputs& in, const cpu::Parallel& parallel
                [&](void* scratch) { cpu::flash_forward(forward, parallel, scratch); });
 
   BackwardParams backward;
+  backward.sum_bytes_per_thread = sum_bytes;
   fill(in, &backward);
   backward.dy = in.dy.view();
   backward.attention_in = outputs[0].image->view();

@@ -36,8 +36,11 @@ struct Inputs {
 
 // Both kernels, one after the other: attention_out, softmax_max, softmax_sum, dq, dk, dv, dq_rope, dk_rope, dpse and
 // dsink, those that the case has. Throws std::runtime_error when memory that is not theirs was written.
-// attention_out has memory for `missing` elements less than it holds, for a fault.
-std::vector<Output> call_kernels(const Inputs& inputs, const cpu::Parallel& parallel, int64_t missing = 0);
+// sum_bytes: BackwardParams::sum_bytes_per_thread. attention_out has memory for `missing` elements less than it holds,
+// for a fault.
+constexpr int64_t kEnoughSumBytes = int64_t{1} << 30;
+std::vector<Output> call_kernels(const Inputs& inputs, const cpu::Parallel& parallel,
+                                 int64_t sum_bytes = kEnoughSumBytes, int64_t missing = 0);
 
 // Throws std::runtime_error for the first number outside its bound.
 void compare_outputs(const AttentionCase& c, const std::vector<Output>& outputs);

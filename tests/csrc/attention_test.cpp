@@ -69,6 +69,11 @@ void check_attention(uint64_t number) {
     compare_bits(c, outputs, call_kernels(inputs, std_threads(threads)), std::to_string(threads) + " threads");
   }
   compare_bits(c, outputs, call_kernels(inputs, serial_threads(3)), "3 threads one after the other");
+  // Room for no head, which is a sweep of its own for dq, and for one or a few.
+  for (int64_t sum_bytes : {int64_t{0}, int64_t{40'000}, int64_t{300'000}}) {
+    compare_bits(c, outputs, call_kernels(inputs, std_threads(3), sum_bytes),
+                 "3 threads with " + std::to_string(sum_bytes) + " bytes for dq");
+  }
 }
 
 }  // namespace ascendspeed::test

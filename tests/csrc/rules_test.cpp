@@ -181,7 +181,7 @@ void spoil(Random& random, std::string& text) {
 
 void spoil(Random& random, BackwardProblem& p) {
   Attributes& a = p.attributes;
-  TensorInfo* tensors[] = {&p.query, &p.key, &p.value, &p.dy};
+  OptionalTensor* tensors[] = {&p.query, &p.key, &p.value, &p.dy};
   OptionalTensor* optionals[] = {&p.softmax_max, &p.softmax_sum, &p.softmax_in,   &p.attention_in,
                                  &a.pse,         &a.drop_mask,   &a.padding_mask, &a.atten_mask,
                                  &a.sink,        &a.query_rope,  &a.key_rope};
