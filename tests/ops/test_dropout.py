@@ -2,9 +2,11 @@
 
 import math
 import re
+from contextlib import nullcontext
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils.checkpoint import checkpoint
 
 from ascendspeed.ops import FlashAttention, dropout_gen_mask, flash_attention_score, npu_flash_attention, reference
@@ -172,14 +174,27 @@ def test_generator_refuses_bad_input(arguments, message):
     ("numel", "keep_prob", "message"),
     [
         (-1, 0.5, "numel=-1 must not be negative [161002]"),
+        (9, -0.5, "keep_prob=-0.5 is outside (0, 1] [161002]"),
+        (9, float("nan"), "keep_prob=nan is outside (0, 1] [161002]"),
+        (9, 1e-39, "keep_prob=1e-39 is too small: its inverse is not finite in float32 [161002]"),
         (9, 0.0, "keep_prob=0 is outside (0, 1] [161002]"),
         (9, 1.5, "keep_prob=1.5 is outside (0, 1] [161002]"),
     ],
 )
 @pytest.mark.parametrize("device", ["cpu", "meta"])
-def test_a_mask_that_cannot_be_is_refused(numel, keep_prob, message, device):
-    with pytest.raises(ValueError, match=re.escape(message)):
+@pytest.mark.parametrize("fake", [False, True])
+def test_a_mask_that_cannot_be_is_refused(numel, keep_prob, message, device, fake):
+    with FakeTensorMode() if fake else nullcontext(), pytest.raises(ValueError, match=re.escape(message)):
         dropout_gen_mask(torch.empty(0, device=device), numel, keep_prob, 1)
+
+
+@pytest.mark.parametrize("numel", [0, 1, 128, 129, 100_001])
+def test_a_fake_mask_is_like_the_real_one(numel):
+    real = dropout_gen_mask(torch.empty(0), numel, 0.5, 3)
+    with FakeTensorMode():
+        fake = dropout_gen_mask(torch.empty(0), numel, 0.5, 3)
+    assert isinstance(fake, FakeTensor)
+    assert (fake.shape, fake.dtype, fake.device) == (real.shape, real.dtype, real.device)
 
 
 def test_a_call_of_shapes_alone_needs_no_seed():

@@ -52,6 +52,7 @@ INVALID = [
     ({"actual_seq_kvlen": []}, "actual_seq_kvlen is empty"),
     ({"actual_seq_qlen": [5]}, "actual_seq_kvlen has 2 entries, actual_seq_qlen has 1"),
     ({"actual_seq_qlen": [0] * 20001}, "actual_seq_qlen has 20001 entries, above the limit of 20000"),
+    ({"actual_seq_kvlen": [0] * 20001}, "actual_seq_kvlen has 20001 entries, above the limit of 20000"),
     ({"actual_seq_qlen": [-1, 5]}, "actual_seq_qlen[0]=-1 is below 0 before it: lengths are cumulative"),
     ({"actual_seq_kvlen": [8, 4]}, "actual_seq_kvlen[1]=4 is below 8 before it: lengths are cumulative"),
     ({"actual_seq_qlen": [5, 0, 5], "actual_seq_kvlen": [8, 8, 8]}, "actual_seq_qlen[2]=5 follows the zeros that end the list"),
@@ -61,6 +62,7 @@ INVALID = [
     ({"actual_seq_qlen": [4, 0], "actual_seq_kvlen": [4, 7]}, "both lists must end in 0"),
     ({"sparse_mode": 5}, "sparse_mode=5: not for input_layout TND, whose prefix mode is 6"),
     ({"sparse_mode": 9}, "sparse_mode=9 is outside 0..8"),
+    ({"sparse_mode": -1}, "sparse_mode=-1 is outside 0..8"),
     ({"softmax_layout": "BNS"}, "softmax_layout='BNS' is not one of '', 'TND', 'same_as_input'"),
     ({"atten_mask": mask(5, 8)}, "atten_mask [5, 8] bool: sparse_mode 0 takes the longest lengths of the packed batch, [3, 4]"),
     ({"atten_mask": mask(1, 1, 3, 4), "sparse_mode": 1}, "sparse_mode 1 takes the longest lengths of the packed batch, [3, 4]"),
@@ -68,10 +70,13 @@ INVALID = [
     ({"atten_mask": mask(3072, 2048), "sparse_mode": 8}, "sparse_mode 8 takes the compressed mask [2048, 2048]"),
     ({"atten_mask": mask(3, 4), "next_tockens": -2}, "next_tockens=-2: the band of sparse_mode 0 holds no position of Sq=2, Skv=4 of sequence 0"),
     (compressed(4, next_tockens=-4), "the band of sparse_mode 4 holds no position of Sq=2, Skv=4 of sequence 0"),
+    (compressed(4, pre_tockens=-1, next_tockens=-1), "pre_tockens=-1, next_tockens=-1: the band of sparse_mode 4 holds no position of Sq=2, Skv=4 of sequence 0"),
+    ({"atten_mask": mask(3, 4), "pre_tockens": 1, "next_tockens": -2}, "pre_tockens=1, next_tockens=-2: the band of sparse_mode 0 holds no position of Sq=2, Skv=4 of sequence 0"),
     (lengths([2, 7], [4, 8], **compressed(3)), "sparse_mode=3: more query rows than keys, which packed sequences must not have here: Sq=5, Skv=4 of sequence 1"),
     (compressed(6), "prefix is None, sparse_mode 6 needs one length per batch element"),
     (compressed(6, prefix=[4]), "prefix [4] has 1 entries, the batch has 2"),
     (compressed(6, prefix=[4, 0]), "prefix[1]=0 is outside 1..4 for Sq=3, Skv=4 of sequence 1"),
+    (compressed(6, prefix=[4, 5]), "prefix[1]=5 is outside 1..4 for Sq=3, Skv=4 of sequence 1"),
     (compressed(7, pre_tockens=3, next_tockens=0), "pre_tockens=3: sparse_mode 7 with the band on Sq=3, Skv=4 of sequence 1 needs at least 4"),
     (compressed(7, next_tockens=1), "next_tockens=1: sparse_mode 7 with the band on Sq=3, Skv=4 of sequence 1 needs -1..0"),
     (compressed(7, next_tockens=-2), "next_tockens=-2: sparse_mode 7 with the band on Sq=3, Skv=4 of sequence 1 needs -1..0"),
@@ -158,6 +163,12 @@ def test_the_longest_packed_batch_is_accepted_and_a_longer_one_is_not():
                 flash_attention_score(query, query, query, 1, "TND", **attend)
 
 
+def test_more_packed_keys_than_the_limit_are_refused():
+    query, key = torch.empty(4, 1, 8, device="meta"), torch.empty(2**20 + 1, 1, 8, device="meta")
+    with pytest.raises(ValueError, match=r"length of key=1048577 is above the limit of 1048576 \[161002\]"):
+        flash_attention_score(query, key, key, 1, "TND", actual_seq_qlen=[4], actual_seq_kvlen=[2**20 + 1])
+
+
 def rope_arguments(**changes):
     """A legal call with rope inputs."""
     call = arguments(**{name: zeros(total, heads, D, dtype=torch.bfloat16) for name, total, heads in (
@@ -183,11 +194,14 @@ ROPE_INVALID = [
     ({"key_rope": None}, "key_rope is None, query_rope needs it [161001]"),
     (dense_rope(), "query_rope [5, 4, 8] bfloat16: only for input_layout TND, here BNSD [161002]"),
     ({"query_rope": zeros(5, N, DROPE)}, "query_rope [5, 4, 8] float32: must be bfloat16 like all tensors beside it, query is bfloat16 [161002]"),
+    ({"key_rope": zeros(8, NKV, DROPE, dtype=torch.float16)}, "key_rope [8, 2, 8] float16: must be bfloat16 like all tensors beside it, key is bfloat16 [161002]"),
     ({name: zeros(t, n, D, dtype=torch.float16) for name, t, n in (("query", 5, N), ("key", 8, NKV), ("value", 8, NKV))},
      "query_rope [5, 4, 8] bfloat16: must be bfloat16 like all tensors beside it, query is float16 [161002]"),
     ({"query_rope": zeros(4, N, DROPE, dtype=BF16)}, "query_rope [4, 4, 8] bfloat16: expected the shape [5, 4, 16] of query with heads of at most its size [161002]"),
     ({"key_rope": zeros(8, N, DROPE, dtype=BF16)}, "key_rope [8, 4, 8] bfloat16: expected the shape [8, 2, 16] of key"),
     ({"query_rope": zeros(5, N, D + 1, dtype=BF16)}, "query_rope [5, 4, 17] bfloat16: expected the shape"),
+    ({"query_rope": zeros(5, N * DROPE, dtype=BF16)}, "query_rope [5, 32] bfloat16: expected the shape [5, 4, 16] of query with heads of at most its size [161002]"),
+    ({"key_rope": zeros(1, 8, NKV, DROPE, dtype=BF16)}, "key_rope [1, 8, 2, 8] bfloat16: expected the shape [8, 2, 16] of key with heads of at most its size [161002]"),
     ({"key_rope": zeros(8, NKV, 4, dtype=BF16)}, "key_rope [8, 2, 4] bfloat16: head size differs from 8 of query_rope [161002]"),
     ({"atten_mask": None}, "atten_mask is None, query_rope needs one [161002]"),
     ({"atten_mask": mask(3072, 2048), "sparse_mode": 6, "prefix": [4, 4]}, "sparse_mode=6: not with query_rope [161002]"),

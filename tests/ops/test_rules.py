@@ -37,6 +37,15 @@ def mask(*shape):
     return zeros(*shape, dtype=torch.bool)
 
 
+def compressed_pse(q_len, kv_len):
+    """1024 rows of pse under a causal mask, all as CANN wants it but for the lengths."""
+    key = zeros(1, 1, kv_len, 1)
+    return {
+        "query": zeros(1, 1, q_len, 1), "key": key, "value": key, "head_num": 1, "pse": zeros(1, 1, 1024, kv_len),
+        "atten_mask": mask(2048, 2048), "sparse_mode": 2,
+    }  # fmt: skip
+
+
 # (changes to a legal call, what the message says)
 INVALID = [
     ({"input_layout": "BHS"}, "input_layout='BHS' is not one of BSH, SBH, BSND, BNSD, TND"),
@@ -57,20 +66,28 @@ INVALID = [
     ({"key": zeros(B, NKV, SKV, 8)}, "key: head size 8 of key [2, 2, 8, 8] (layout BNSD) differs from 16 of query"),
     ({"layout": "SBH", "key": zeros(SKV, B, 24)}, "key: H=24 of key [8, 2, 24] (layout SBH) is not a multiple of the head size 16"),
     ({"layout": "SBH", "value": zeros(SKV, B, 33)}, "value: H=33 of value [8, 2, 33] (layout SBH) is not a multiple of the 2 heads"),
+    ({"layout": "BSH", "query": zeros(B, SQ, 0)}, "key: H=32 of key [2, 8, 32] (layout BSH) while query has heads of size 0"),
     ({"key": zeros(B, 3, SKV, D), "value": zeros(B, 3, SKV, D)}, "head_num=4 is not a multiple of the 3 heads of key"),
     ({"value": zeros(B, NKV, SKV, 17)}, "value: head size 17 is above the head size 16 of query and key"),
+    ({"layout": "BSH", "value": zeros(B, SKV, NKV * 17)}, "value: head size 17 is above the head size 16 of query and key"),
+    ({"layout": "SBH", "value": zeros(SKV, B, NKV * 17)}, "value: head size 17 is above the head size 16 of query and key"),
     ({"scale": float("inf")}, "scale=inf is not finite in float32"),
     ({"scale": float("nan")}, "scale=nan is not finite in float32"),
     ({"keep_prob": 0.0}, "keep_prob=0 is outside (0, 1]"),
+    ({"keep_prob": -0.5}, "keep_prob=-0.5 is outside (0, 1]"),
     ({"keep_prob": 1.5}, "keep_prob=1.5 is outside (0, 1]"),
     ({"scale": -1e39}, "scale=-1e+39 is not finite in float32"),
     ({"keep_prob": 1e-39, "seed": 1}, "keep_prob=1e-39 is too small: its inverse is not finite in float32"),
     ({"keep_prob": float("nan")}, "keep_prob=nan is outside (0, 1]"),
     ({"inner_precise": 3}, "inner_precise=3 is outside 0..2"),
+    ({"inner_precise": -1}, "inner_precise=-1 is outside 0..2"),
     ({"sparse_mode": -1}, "sparse_mode=-1 is outside 0..6"),
     ({"sparse_mode": 7}, "sparse_mode=7 is outside 0..6"),
     ({"pse_type": 4}, "pse_type=4 is outside 0..3"),
+    ({"pse_type": -1}, "pse_type=-1 is outside 0..3"),
     ({"pse_type": 0}, "pse is None, pse_type=0 needs it"),
+    ({"pse_type": 2}, "pse is None, pse_type=2 needs it"),
+    ({"pse_type": 3}, "pse is None, pse_type=3 needs it"),
     ({"pse": zeros(B, N, SQ, SKV, dtype=torch.float16)}, "pse [2, 4, 6, 8] float16: dtype differs from float32 of query"),
     ({"pse": zeros(N, SQ, SKV)}, "pse [4, 6, 8] float32: expected [1 or 2, 4, 1 or 1024 or 6, 8]"),
     ({"pse": zeros(3, N, SQ, SKV)}, "pse [3, 4, 6, 8] float32: expected [1 or 2, 4, 1 or 1024 or 6, 8]"),
@@ -78,6 +95,8 @@ INVALID = [
     ({"pse": zeros(B, N, 5, SKV)}, "pse [2, 4, 5, 8] float32: expected"),
     ({"pse": zeros(B, N, SQ, 1)}, "pse [2, 4, 6, 1] float32: expected"),
     ({"pse": zeros(B, N, 1024, SKV)}, "pse [2, 4, 1024, 8] float32: 1024 rows stand for at least 1024 query rows and as many keys, here Sq=6, Skv=8"),
+    (compressed_pse(1025, 1030), "pse [1, 1, 1024, 1030] float32: 1024 rows stand for at least 1024 query rows and as many keys, here Sq=1025, Skv=1030"),
+    (compressed_pse(1023, 1023), "pse [1, 1, 1024, 1023] float32: 1024 rows stand for at least 1024 query rows and as many keys, here Sq=1023, Skv=1023"),
     ({"pse": zeros(N), "pse_type": 2}, "pse: pse_type 2 needs as many query rows as keys, here Sq=6, Skv=8"),
     ({"pse": zeros(N + 1), "pse_type": 2}, "pse [5] float32: pse_type 2 takes slopes [4] or [2, 4]"),
     ({"pse": zeros(1, N), "pse_type": 3}, "pse [1, 4] float32: pse_type 3 takes slopes [4] or [2, 4]"),
@@ -106,6 +125,11 @@ INVALID = [
     ({"atten_mask": mask(SQ, SKV), "pre_tockens": -3, "next_tockens": 2}, "pre_tockens=-3, next_tockens=2: the band of sparse_mode 0 holds no position of Sq=6, Skv=8"),
     ({"atten_mask": mask(SQ, SKV), "pre_tockens": -8}, "pre_tockens=-8"),
     ({"atten_mask": mask(SQ, SKV), "next_tockens": -6}, "next_tockens=-6"),
+    ({"atten_mask": mask(SQ, SKV), "pre_tockens": -1, "next_tockens": -1}, "pre_tockens=-1, next_tockens=-1: the band of sparse_mode 0 holds no position"),
+    ({"atten_mask": mask(SQ, SKV), "pre_tockens": 2, "next_tockens": -3}, "pre_tockens=2, next_tockens=-3: the band of sparse_mode 0 holds no position"),
+    ({"atten_mask": mask(2048, 2048), "sparse_mode": 4, "pre_tockens": -1, "next_tockens": -1}, "pre_tockens=-1, next_tockens=-1: the band of sparse_mode 4 holds"),
+    ({"atten_mask": mask(2048, 2048), "sparse_mode": 4, "pre_tockens": 2, "next_tockens": -3}, "pre_tockens=2, next_tockens=-3: the band of sparse_mode 4 holds"),
+    ({"atten_mask": mask(2048, 2048), "sparse_mode": 4, "pre_tockens": -3, "next_tockens": 2}, "pre_tockens=-3, next_tockens=2: the band of sparse_mode 4 holds"),
     ({"atten_mask": mask(2048, 2048), "sparse_mode": 4, "next_tockens": -8}, "the band of sparse_mode 4 holds no position"),
     ({"atten_mask": mask(3072, 2048), "sparse_mode": 6}, "prefix is None, sparse_mode 6 needs one length per batch element"),
     ({"atten_mask": mask(3072, 2048), "sparse_mode": 6, "prefix": [2]}, "prefix [2] has 1 entries, the batch has 2"),
@@ -238,12 +262,15 @@ GRAD_INVALID = [
     ({"softmax_sum": None}, "softmax_sum is None, the backward needs the forward's [161001]"),
     ({"attention_in": None}, "attention_in is None, the backward needs the forward's output [161001]"),
     ({"softmax_max": zeros(B, N, SQ, 1)}, "softmax_max [2, 4, 6, 1] float32: expected [2, 4, 6, 8] [161002]"),
+    ({"softmax_sum": zeros(B, N, SQ, 1)}, "softmax_sum [2, 4, 6, 1] float32: expected [2, 4, 6, 8] [161002]"),
     ({"softmax_sum": zeros(B, N, SQ, 8, dtype=torch.float16)}, "softmax_sum [2, 4, 6, 8] float16: expected float32"),
+    ({"softmax_max": zeros(B, N, SQ, 8, dtype=torch.float16)}, "softmax_max [2, 4, 6, 8] float16: expected float32 [161002]"),
     ({"softmax_in": zeros()}, "softmax_in [] float32: reserved by CANN, must be None or empty [161002]"),
     ({"softmax_in": zeros(3)}, "softmax_in [3] float32: reserved by CANN, must be None or empty [161002]"),
     ({"dy": zeros(B, N, SQ, D + 1)}, "dy [2, 4, 6, 17] float32: expected [2, 4, 6, 16] [161002]"),
     ({"dy": zeros(B, N, SQ, D, dtype=torch.bfloat16)}, "dy: dtype bfloat16 differs from float32 of query [161002]"),
     ({"attention_in": zeros(B, N, SQ)}, "attention_in [2, 4, 6] float32: expected [2, 4, 6, 16] [161002]"),
+    ({"attention_in": zeros(B, N, SQ, D, dtype=torch.bfloat16)}, "attention_in: dtype bfloat16 differs from float32 of query [161002]"),
     ({"head_num": 0}, "head_num=0 must be positive [161002]"),
 ]
 
@@ -257,6 +284,43 @@ def test_bad_input_of_the_backward_is_refused_by_name(changes, message):
     assert message in refusals(run, ValueError)
 
 
-def test_tensors_on_two_devices_are_refused_by_name():
-    with pytest.raises(ValueError, match=r"key: device meta differs from cpu of query \[161002\]"):
-        call({"key": torch.zeros(B, NKV, SKV, D, device="meta")})
+# Of every tensor argument one that would be legal if it were on the device of query.
+ELSEWHERE = {
+    "key": (B, NKV, SKV, D),
+    "value": (B, NKV, SKV, D),
+    "pse": (B, N, SQ, SKV),
+    "drop_mask": (48,),
+    "padding_mask": (SQ, SKV),
+    "atten_mask": (SQ, SKV),
+    "sink": (N,),
+    "query_rope": (SQ, N, D),
+    "key_rope": (SKV, NKV, D),
+}
+ELSEWHERE_GRAD = ELSEWHERE | {
+    "dy": (B, N, SQ, D),
+    "softmax_max": (B, N, SQ, 8),
+    "softmax_sum": (B, N, SQ, 8),
+    "softmax_in": (0,),
+    "attention_in": (B, N, SQ, D),
+}
+
+
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_tensors_on_two_devices_are_refused_by_name(name):
+    text = refusals(lambda: call({name: torch.zeros(ELSEWHERE[name], device="meta")}), ValueError)
+    assert text == f"{name}: device meta differs from cpu of query [161002]"
+
+
+@pytest.mark.parametrize("name", ELSEWHERE_GRAD)
+def test_tensors_of_the_backward_on_two_devices_are_refused_by_name(name):
+    def run():
+        elsewhere = torch.zeros(ELSEWHERE_GRAD[name], device="meta")
+        torch.ops.ascendspeed.flash_attention_score_grad(**grad_arguments() | {name: elsewhere})
+
+    assert refusals(run, ValueError) == f"{name}: device meta differs from cpu of query [161002]"
+
+
+def test_every_tensor_argument_has_a_device_to_differ_by():
+    for op, elsewhere in (("flash_attention_score", ELSEWHERE), ("flash_attention_score_grad", ELSEWHERE_GRAD)):
+        schema = getattr(torch.ops.ascendspeed, op).default._schema
+        assert {a.name for a in schema.arguments if "Tensor" in str(a.type)} == {"query", *elsewhere}
