@@ -264,13 +264,19 @@ GRAD_INVALID = [
     ({"softmax_max": zeros(B, N, SQ, 1)}, "softmax_max [2, 4, 6, 1] float32: expected [2, 4, 6, 8] [161002]"),
     ({"softmax_sum": zeros(B, N, SQ, 1)}, "softmax_sum [2, 4, 6, 1] float32: expected [2, 4, 6, 8] [161002]"),
     ({"softmax_sum": zeros(B, N, SQ, 8, dtype=torch.float16)}, "softmax_sum [2, 4, 6, 8] float16: expected float32"),
-    ({"softmax_max": zeros(B, N, SQ, 8, dtype=torch.float16)}, "softmax_max [2, 4, 6, 8] float16: expected float32 [161002]"),
+    (
+        {"softmax_max": zeros(B, N, SQ, 8, dtype=torch.float16)},
+        "softmax_max [2, 4, 6, 8] float16: expected float32 [161002]",
+    ),
     ({"softmax_in": zeros()}, "softmax_in [] float32: reserved by CANN, must be None or empty [161002]"),
     ({"softmax_in": zeros(3)}, "softmax_in [3] float32: reserved by CANN, must be None or empty [161002]"),
     ({"dy": zeros(B, N, SQ, D + 1)}, "dy [2, 4, 6, 17] float32: expected [2, 4, 6, 16] [161002]"),
     ({"dy": zeros(B, N, SQ, D, dtype=torch.bfloat16)}, "dy: dtype bfloat16 differs from float32 of query [161002]"),
     ({"attention_in": zeros(B, N, SQ)}, "attention_in [2, 4, 6] float32: expected [2, 4, 6, 16] [161002]"),
-    ({"attention_in": zeros(B, N, SQ, D, dtype=torch.bfloat16)}, "attention_in: dtype bfloat16 differs from float32 of query [161002]"),
+    (
+        {"attention_in": zeros(B, N, SQ, D, dtype=torch.bfloat16)},
+        "attention_in: dtype bfloat16 differs from float32 of query [161002]",
+    ),
     ({"head_num": 0}, "head_num=0 must be positive [161002]"),
 ]
 
