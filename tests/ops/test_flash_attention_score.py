@@ -201,7 +201,7 @@ def test_what_only_steers_a_device_changes_no_number(arguments):
     for more in ({}, arguments):
         query, key, value, dy = case.tensors()
         inputs = [t.requires_grad_() for t in (query, key, value)]
-        output = flash_attention_score(*inputs, case.heads, case.layout, **case.attributes(), **more)
+        output = flash_attention_score(*inputs, case.heads, case.layout, **case.attributes() | more)
         results.append([*output, *torch.autograd.grad(output.attention_out, inputs, dy)])
     for plain, steered in zip(*results, strict=True):
         assert torch.equal(plain, steered)

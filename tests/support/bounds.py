@@ -111,7 +111,8 @@ def bounds(
     # online softmax multiply up to exp(total rise of the maximum), with one exp and one product per step.
     spread = magnitude.amax(dim=-1, keepdim=True) * 2
     if sink is not None:
-        spread = spread + 2 * sink.double().abs().view(1, -1, 1, 1)
+        present = sink.double().masked_fill(sink == -torch.inf, 0.0)  # a sink of -inf takes no part in any sum
+        spread = spread + 2 * present.abs().view(1, -1, 1, 1)
     steps = keys / _KEYS_PER_STEP + 1
     weight_error = torch.expm1(2 * score_error + 2 * _U * spread + (_EXP_ULPS + 2) * _U * (steps + 1))
     # Row sum and weighted sum run over the keys; the quotient has the error of both.

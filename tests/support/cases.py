@@ -47,6 +47,8 @@ class Case:
     pse_type: int = 1
     starts: tuple[int, int] | None = None  # q_start_idx, kv_start_idx
     sink: bool = False
+    sink_minus_inf: bool = False  # of every second head
+    inner_precise: int = 0
     keep_prob: float = 1.0
     dropout: str = "none"  # "mask": packed bits are passed, "seed": they are generated
     seed: int = 0
@@ -56,7 +58,7 @@ class Case:
         return self.qk_dim**-0.5 if self.scale is None else self.scale
 
     def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """query, key, value and dy in `layout`, with strides as `memory` says (dy contiguous)."""
+        """query, key, value and dy in `layout`, with strides as `memory` says."""
         generator = torch.Generator().manual_seed(self.seed)
 
         def draw(heads: int, length: int, dim: int) -> Tensor:
@@ -66,7 +68,9 @@ class Case:
         query = arrange(draw(self.heads, self.q_len, self.qk_dim), self.memory)
         key = arrange(draw(self.kv_heads, self.kv_len, self.qk_dim), self.memory)
         value = arrange(draw(self.kv_heads, self.kv_len, self.v_dim), self.memory)
-        return query, key, value, draw(self.heads, self.q_len, self.v_dim)
+        # An expanded dy would be the same for every sample; the inputs are.
+        dy = arrange(draw(self.heads, self.q_len, self.v_dim), unless_expanded(self.memory))
+        return query, key, value, dy
 
     def atten_mask(self) -> Tensor | None:
         if not self.masked:
@@ -79,7 +83,8 @@ class Case:
         mask = torch.rand(shape, generator=generator) < self.mask_density
         mask |= torch.rand((*shape[:-1], 1), generator=generator) < 0.05  # some rows see nothing
         # Any non-zero byte excludes.
-        return mask if self.mask_dtype == torch.bool else mask.to(torch.uint8) * 3
+        mask = mask if self.mask_dtype == torch.bool else mask.to(torch.uint8) * 3
+        return arrange(mask, unless_expanded(self.memory))
 
     def excluded(self) -> Tensor:
         return reference.excluded(
@@ -96,7 +101,8 @@ class Case:
         if self.dropout == "seed":
             return dropout_gen_mask(torch.empty(0), numel, self.keep_prob, self.seed + 1, self.seed // 3)
         generator = torch.Generator().manual_seed(self.seed + 2)
-        return torch.randint(256, (-(-numel // 8) + self.seed % 3,), dtype=torch.uint8, generator=generator)
+        bits = torch.randint(256, (-(-numel // 8) + self.seed % 3,), dtype=torch.uint8, generator=generator)
+        return arrange(bits, unless_expanded(self.memory))
 
     def pse_tensor(self) -> Tensor | None:
         if self.pse is None:
@@ -106,11 +112,13 @@ class Case:
         shape += {0: [], 1: [self.kv_len], 2: [self.q_len, self.kv_len]}[self.pse.count("S")]
         generator = torch.Generator().manual_seed(self.seed + 3)
         if "S" not in self.pse:
-            return torch.rand(shape, generator=generator)
-        return torch.randn(shape, generator=generator).to(self.dtype)
+            pse = torch.rand(shape, generator=generator)
+        else:
+            pse = torch.randn(shape, generator=generator).to(self.dtype)
+        return arrange(pse, unless_expanded(self.memory))
 
     def sink_tensor(self) -> Tensor | None:
-        return torch.randn(self.heads, generator=torch.Generator().manual_seed(self.seed + 4)) if self.sink else None
+        return sinks(self.heads, self.seed, self.sink_minus_inf, self.memory) if self.sink else None
 
     def reference_arguments(self) -> dict:
         """Keyword arguments of the reference and of the bounds."""
@@ -143,6 +151,7 @@ class Case:
             "q_start_idx": None if self.starts is None else [self.starts[0]],
             "kv_start_idx": None if self.starts is None else [self.starts[1]],
             "sink": self.sink_tensor(),
+            "inner_precise": self.inner_precise,
             "keep_prob": self.keep_prob,
             "drop_mask": self.drop_mask() if self.dropout == "mask" else None,
             "seed": self.seed + 1,
@@ -161,7 +170,8 @@ def arrange(tensor: Tensor, memory: str) -> Tensor:
     if memory == "permuted":  # last dimension has a stride, first is innermost
         return tensor.permute(*reversed(range(tensor.ndim))).contiguous().permute(*reversed(range(tensor.ndim)))
     if memory == "sliced":  # every second element of a larger tensor
-        wide = torch.full((*tensor.shape[:-1], 2 * tensor.shape[-1]), torch.nan, dtype=tensor.dtype)
+        between = torch.nan if tensor.is_floating_point() else 1
+        wide = torch.full((*tensor.shape[:-1], 2 * tensor.shape[-1]), between, dtype=tensor.dtype)
         wide[..., ::2] = tensor
         return wide[..., ::2]
     if memory == "expanded":  # overlapping: every position of the first dimension is the same memory
@@ -169,11 +179,32 @@ def arrange(tensor: Tensor, memory: str) -> Tensor:
     return tensor
 
 
+def unless_expanded(memory: str) -> str:
+    """For tensors that broadcasting dimensions of size 1 already make overlap, and whose values should differ."""
+    return "contiguous" if memory == "expanded" else memory
+
+
+def sinks(heads: int, seed: int, minus_inf: bool, memory: str) -> Tensor:
+    """Logits [N]; with `minus_inf` those of heads 0, 2, 4 ... are -inf, which is as if the head had none."""
+    logits = torch.randn(heads, generator=torch.Generator().manual_seed(seed + 4))
+    if minus_inf:
+        logits[::2] = -torch.inf
+    return arrange(logits, unless_expanded(memory))
+
+
 # Lengths on both sides of every block edge (72 rows, 96 keys) are as likely as small ones.
 lengths = st.one_of(
     st.integers(1, 20), st.sampled_from([71, 72, 73, 95, 96, 97, 143, 145, 191, 193]), st.integers(1, 320)
 )
-head_sizes = st.one_of(st.integers(1, 40), st.sampled_from([48, 63, 64, 65, 80, 96, 127, 128, 129, 192, 256]))
+# One in fifty is above 256: they cost most.
+head_sizes = st.integers(0, 49).flatmap(
+    lambda n: (
+        st.sampled_from([257, 320, 511, 512, 513, 640, 767, 768])
+        if n == 0
+        else st.one_of(st.integers(1, 40), st.sampled_from([48, 63, 64, 65, 80, 96, 127, 128, 129, 192, 256]))
+    )
+)
+rarely = st.integers(0, 7).map(lambda n: n == 0)
 tokens = st.one_of(st.integers(-40, 200), st.just(2147483647), st.just(0))
 
 
@@ -197,13 +228,16 @@ def cases(draw: st.DrawFn) -> Case:
             pre, following = 2147483647, 2147483647
     prefix = None
     if masked and mode in (5, 6):
-        prefix = tuple(draw(st.integers(max(0, kv_len - q_len), kv_len)) for _ in range(batch))
+        # In mode 5 the mask decides and no length is refused.
+        least, most = (max(0, kv_len - q_len), kv_len) if mode == 6 else (-3, kv_len + 3)
+        prefix = tuple(draw(st.integers(least, most)) for _ in range(batch))
     shapes = ("BNSS", "B1SS") if mode == 5 and batch > 1 else MASK_SHAPES
     dropout = draw(st.sampled_from(["none", "mask", "seed"]))
     dtype = draw(st.sampled_from(DTYPES))
     tensors, slopes = ["BNSS", "1NSS", "BN1S", "1N1S"], ["N", "BN"]
     pse = draw(st.sampled_from([None, *tensors, *(slopes if q_len == kv_len else [])]))
     pse_type = 1 if pse is None else draw(st.sampled_from([2, 3] if pse in slopes else [0, 1]))
+    sink = dtype != torch.float32 and draw(st.booleans())
     return Case(
         batch=batch,
         heads=heads,
@@ -227,7 +261,9 @@ def cases(draw: st.DrawFn) -> Case:
         pse=pse,
         pse_type=pse_type,
         starts=draw(st.one_of(st.none(), st.tuples(st.integers(-9, 300), st.integers(-9, 300)))),
-        sink=dtype != torch.float32 and draw(st.booleans()),
+        sink=sink,
+        sink_minus_inf=sink and draw(rarely),
+        inner_precise=draw(st.integers(0, 2)),
         dropout=dropout,
         keep_prob=1.0 if dropout == "none" else draw(st.sampled_from([0.9, 0.5, 1e-3])),
         seed=draw(st.integers(0, 2**31)),

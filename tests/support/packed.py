@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ascendspeed.ops import compressed_atten_mask, dropout_gen_mask, reference
-from tests.support.cases import arrange
+from tests.support.cases import arrange, sinks, unless_expanded
 
 NO_LIMIT = 2147483647
 
@@ -79,6 +79,8 @@ class PackedCase:
     pse_type: int = 1
     starts: tuple[int, int] | None = None  # q_start_idx, kv_start_idx
     sink: bool = False
+    sink_minus_inf: bool = False  # of every second head
+    inner_precise: int = 0
     keep_prob: float = 1.0
     dropout: str = "none"  # "mask": packed bits are passed, "seed": they are generated
     softmax_layout: str = ""
@@ -106,11 +108,11 @@ class PackedCase:
         return with_queries[-1] if self.sparse_mode == 7 else with_queries[0]
 
     def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """query, key, value and dy; NaN in the rows of the tails, so that reading one shows (dy contiguous)."""
+        """query, key, value and dy; NaN in the rows of the tails, so that reading one shows."""
         generator = torch.Generator().manual_seed(self.seed)
         query = self._queries(self.qk_dim, generator)
         key, value = self._keys(self.qk_dim, generator), self._keys(self.v_dim, generator)
-        dy = self._queries(self.v_dim, generator)
+        dy = arrange(self._queries(self.v_dim, generator), unless_expanded(self.memory))
         return arrange(query, self.memory), arrange(key, self.memory), arrange(value, self.memory), dy
 
     def rope_tensors(self) -> tuple[Tensor, Tensor] | None:
@@ -137,7 +139,8 @@ class PackedCase:
         shape = (max(self.q_lens), max(self.kv_lens))
         mask = torch.rand(shape, generator=generator) < self.mask_density
         mask |= torch.rand((shape[0], 1), generator=generator) < 0.05  # some rows see nothing
-        return mask if self.mask_dtype == torch.bool else mask.to(torch.uint8) * 3
+        mask = mask if self.mask_dtype == torch.bool else mask.to(torch.uint8) * 3
+        return arrange(mask, unless_expanded(self.memory))
 
     def excluded(self, element: Element) -> Tensor:
         mask = self.atten_mask()
@@ -158,11 +161,13 @@ class PackedCase:
         if self.dropout == "seed":
             return dropout_gen_mask(torch.empty(0), numel, self.keep_prob, self.seed + 1, self.seed // 3)
         generator = torch.Generator().manual_seed(self.seed + 2)
-        return torch.randint(256, (-(-numel // 8) + self.seed % 3,), dtype=torch.uint8, generator=generator)
+        bits = torch.randint(256, (-(-numel // 8) + self.seed % 3,), dtype=torch.uint8, generator=generator)
+        return arrange(bits, unless_expanded(self.memory))
 
     def pse_tensor(self) -> Tensor | None:
-        if self.pse is None:
-            return None
+        return None if self.pse is None else arrange(self._draw_pse(), unless_expanded(self.memory))
+
+    def _draw_pse(self) -> Tensor:
         generator = torch.Generator().manual_seed(self.seed + 3)
         batch = len(self.q_lens)
         if self.pse in ("N", "BN"):
@@ -183,15 +188,15 @@ class PackedCase:
             return pse
         if self.pse == "full":
             first, count = self.heads * element.area, self.heads * element.q_len * element.kv_len
-            return pse[first : first + count].view(1, self.heads, element.q_len, element.kv_len)
+            return pse[first : first + count].reshape(1, self.heads, element.q_len, element.kv_len)
         if self.pse == "row":
             first, count = self.heads * element.kv_start, self.heads * element.kv_len
-            return pse[first : first + count].view(1, self.heads, 1, element.kv_len)
+            return pse[first : first + count].reshape(1, self.heads, 1, element.kv_len)
         own = pse if pse.shape[0] == 1 else pse[element.index : element.index + 1]
         return own if self.pse == "BN" else own[..., : element.kv_len]
 
     def sink_tensor(self) -> Tensor | None:
-        return torch.randn(self.heads, generator=torch.Generator().manual_seed(self.seed + 4)) if self.sink else None
+        return sinks(self.heads, self.seed, self.sink_minus_inf, self.memory) if self.sink else None
 
     def starts_of(self, element: Element) -> tuple[int, int]:
         """q_start and kv_start: of every element, but in mode 8 of the first list entry alone."""
@@ -234,6 +239,7 @@ class PackedCase:
             "q_start_idx": None if self.starts is None else [self.starts[0]],
             "kv_start_idx": None if self.starts is None else [self.starts[1]],
             "sink": self.sink_tensor(),
+            "inner_precise": self.inner_precise,
             "keep_prob": self.keep_prob,
             "drop_mask": self.drop_mask() if self.dropout == "mask" else None,
             "seed": self.seed + 1,

@@ -7,12 +7,11 @@ from typing import Any
 import torch
 from hypothesis import strategies as st
 
-from tests.support.cases import DTYPES, MEMORY, tokens
+from tests.support.cases import DTYPES, MEMORY, head_sizes, rarely, tokens
 from tests.support.packed import NO_LIMIT, PackedCase
 
 # Lengths on both sides of every block edge (72 rows, 96 keys) are as likely as others.
 _lengths = st.one_of(st.integers(1, 20), st.sampled_from([71, 72, 73, 95, 96, 97, 143, 145, 193]), st.integers(1, 200))
-_head_sizes = st.one_of(st.integers(1, 40), st.sampled_from([48, 63, 64, 65, 80, 96, 127, 128, 129, 192, 256]))
 MODES = (0, 1, 2, 3, 4, 6, 7, 8)
 _FLATTENED = ("full", "row")
 _SLOPES = ("N", "BN")
@@ -101,8 +100,9 @@ def packed_cases(draw: st.DrawFn) -> PackedCase:
             for q, kv in zip(q_lens, kv_lens, strict=True)
         )
     kv_heads = draw(st.integers(1, 3))
-    qk_dim = draw(_head_sizes)
+    qk_dim = draw(head_sizes)
     dtype = torch.bfloat16 if rope else draw(st.sampled_from(DTYPES))
+    sink = dtype != torch.float32 and draw(st.booleans())
     dropout = "none" if rope else draw(st.sampled_from(["none", "mask", "seed"]))
     return PackedCase(
         q_lens=tuple(q_lens),
@@ -129,7 +129,9 @@ def packed_cases(draw: st.DrawFn) -> PackedCase:
         pse=pse,
         pse_type=pse_type,
         starts=starts,
-        sink=dtype != torch.float32 and draw(st.booleans()),
+        sink=sink,
+        sink_minus_inf=sink and draw(rarely),
+        inner_precise=draw(st.integers(0, 2)),
         keep_prob=1.0 if dropout == "none" else draw(st.sampled_from([0.9, 0.5, 1e-3])),
         dropout=dropout,
         softmax_layout=draw(st.sampled_from(["", "TND", "same_as_input"])),
