@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from ascendspeed.ops import compressed_atten_mask, flash_attention_score
-from tests.support.cases import DTYPES, LAYOUTS
+from tests.support.cases import DTYPES, LAYOUTS, arrange
 
 HEADS, LENGTH, DIM = 2, 150, 8
 # [B, S, H] etc. of a batch of 3; the strides of a window that moves on by less than its own length.
@@ -46,6 +46,38 @@ def test_inputs_that_share_memory_give_what_copies_of_them_give(layout, dtype):
         results.append([*output[:3], *torch.autograd.grad(output.attention_out, leaves, dy)])
     for shared, copied in zip(*results, strict=True):
         assert torch.equal(shared, copied)
+
+
+@pytest.mark.parametrize("memory", ["permuted", "sliced"])
+@pytest.mark.parametrize(("layout", "softmax_layout"), [*((layout, "") for layout in SHAPES), ("TND", "TND")])
+def test_what_the_backward_reads_of_the_forward_may_have_any_strides(layout, softmax_layout, memory):
+    """softmax_max, softmax_sum, attention_in, dy and the sink, each by itself and all at once."""
+    generator = torch.Generator().manual_seed(4)
+    tensors = [torch.randn(SHAPES[layout], generator=generator).bfloat16() for _ in range(4)]
+    query, key, value, dy = tensors
+    attributes = {"head_num": HEADS, "input_layout": layout, "scale": 0.3, "softmax_layout": softmax_layout}
+    attributes |= {"atten_mask": compressed_atten_mask(2), "sparse_mode": 2, **LISTS.get(layout, {})}
+    sink = torch.randn(HEADS, generator=generator)
+    output = flash_attention_score(query, key, value, sink=sink, **attributes)
+    read = {
+        "softmax_max": output.softmax_max,
+        "softmax_sum": output.softmax_sum,
+        "attention_in": output.attention_out,
+        "dy": dy,
+        "sink": sink,
+    }
+
+    def gradients(**changes):
+        return torch.ops.ascendspeed.flash_attention_score_grad(
+            query, key, value, softmax_in=None, **attributes, **(read | changes)
+        )[:5]
+
+    arranged = {name: arrange(tensor, memory) for name, tensor in read.items()}
+    assert all(t.ndim == 1 or not t.is_contiguous() for t in arranged.values())
+    expected = gradients()
+    for changes in (*({name: tensor} for name, tensor in arranged.items()), arranged):
+        for one, other in zip(gradients(**changes), expected, strict=True):
+            assert torch.equal(one, other), list(changes)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
