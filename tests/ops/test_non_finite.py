@@ -21,7 +21,7 @@ from tests.ops.test_flash_attention_score import run
 from tests.support.cases import Case
 
 NAMES = ("attention_out", "softmax_max", "softmax_sum", "dq", "dk", "dv")
-PLACES = ("query", "key", "value", "dy")
+TENSORS = ("query", "key", "value", "dy")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,14 +32,13 @@ class Poison:
     value: float
     share: float
 
-    def apply(self, tensors: tuple[Tensor, ...], seed: int) -> tuple[Tensor, ...]:
-        target = tensors[PLACES.index(self.place)]
+    def apply(self, target: Tensor, seed: int) -> Tensor:
         generator = torch.Generator().manual_seed(seed)
         count = max(1, int(self.share * target.numel()))
         where = torch.randperm(target.numel(), generator=generator)[:count]
         changed = target.clone().flatten()
         changed[where] = self.value
-        return tuple(changed.view(target.shape) if t is target else t for t in tensors)
+        return changed.view(target.shape)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,8 +46,19 @@ class PoisonedCase(Case):
     poison: Poison | None = None
 
     def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        clean = super().tensors()
-        return clean if self.poison is None else self.poison.apply(clean, self.seed + 9)
+        query, key, value, dy = map(self._poisoned, TENSORS, super().tensors())
+        return query, key, value, dy
+
+    def pse_tensor(self) -> Tensor | None:
+        return self._poisoned("pse", super().pse_tensor())
+
+    def sink_tensor(self) -> Tensor | None:
+        return self._poisoned("sink", super().sink_tensor())
+
+    def _poisoned(self, place: str, tensor: Tensor | None) -> Tensor | None:
+        if tensor is None or self.poison is None or self.poison.place != place:
+            return tensor
+        return self.poison.apply(tensor, self.seed + 9)
 
 
 @st.composite
@@ -58,6 +68,8 @@ def poisoned_cases(draw: st.DrawFn) -> PoisonedCase:
     mode = draw(st.sampled_from([None, 0, 1, 2, 3, 4]))
     q_len, kv_len = draw(lengths), draw(lengths)
     off = kv_len - q_len
+    place = draw(st.sampled_from([*TENSORS, "pse", "sink"]))
+    dtypes = [torch.bfloat16, torch.float16] + ([torch.float32] if place != "sink" else [])
     return PoisonedCase(
         batch=draw(st.integers(1, 2)),
         heads=kv_heads * draw(st.integers(1, 2)),
@@ -66,7 +78,7 @@ def poisoned_cases(draw: st.DrawFn) -> PoisonedCase:
         kv_len=kv_len,
         qk_dim=4,
         v_dim=3,
-        dtype=draw(st.sampled_from([torch.float32, torch.bfloat16, torch.float16])),
+        dtype=draw(st.sampled_from(dtypes)),
         masked=mode is not None,
         sparse_mode=mode or 0,
         mask_density=draw(st.sampled_from([0.3, 0.9])),
@@ -74,10 +86,13 @@ def poisoned_cases(draw: st.DrawFn) -> PoisonedCase:
         pre_tockens=draw(st.integers(0, 60)) + abs(off) if mode in (0, 4) else 2147483647,
         next_tockens=draw(st.integers(0, 60)) + abs(off) if mode in (0, 4) else 2147483647,
         poison=Poison(
-            draw(st.sampled_from(PLACES)),
+            place,
             draw(st.sampled_from([float("nan"), float("inf"), -float("inf")])),
             draw(st.sampled_from([0.0, 0.05, 1.0])),
         ),
+        pse=draw(st.sampled_from(["BNSS", "1NSS", "BN1S"])) if place == "pse" else None,
+        pse_type=draw(st.sampled_from([0, 1])) if place == "pse" else 1,
+        sink=place == "sink",
         seed=draw(st.integers(0, 2**31)),
     )
 
@@ -97,17 +112,26 @@ def skipping(case: Case) -> dict[str, Tensor]:
         return t.unflatten(1, (case.kv_heads, group)).sum(dim=2)
 
     rows, columns = (slice(None), slice(None), slice(None), None), (slice(None), slice(None), None)
+    by = case.factor if case.pse_type == 1 else 1.0
+    pse, sink = case.pse_tensor(), case.sink_tensor()
     scores = case.factor * (query[rows] * key[columns]).sum(dim=-1)
+    if pse is not None:
+        scores = scores + by * pse.double()
     maximum = scores.masked_fill(~visible, -torch.inf).amax(dim=-1, keepdim=True)
+    if sink is not None:
+        logit = sink.double().view(1, -1, 1, 1)
+        maximum = torch.maximum(maximum, logit)
     empty = maximum == -torch.inf
     maximum = maximum.masked_fill(empty, 0.0)
     weights = seen(torch.exp(scores - maximum))
     total = weights.sum(dim=-1, keepdim=True).masked_fill(empty, 1.0)
+    sink_weight = torch.zeros_like(total) if sink is None else torch.exp(logit - maximum)
+    total = total + sink_weight
     p = weights / total
     out = seen(p[..., None] * value[columns]).sum(dim=3)
     delta = (dy * out).sum(dim=-1, keepdim=True)
     ds = p * ((dy[rows] * value[columns]).sum(dim=-1) - delta)
-    return {
+    found = {
         "attention_out": out,
         "softmax_max": maximum.squeeze(-1),
         "softmax_sum": total.squeeze(-1),
@@ -115,12 +139,22 @@ def skipping(case: Case) -> dict[str, Tensor]:
         "dk": case.factor * over_group(seen(ds[..., None] * query[rows]).sum(dim=2)),
         "dv": over_group(seen(p[..., None] * dy[rows]).sum(dim=2)),
     }
+    if pse is not None:
+        found["dpse"] = (by * seen(ds)).sum_to_size(pse.shape)
+    if sink is not None:
+        found["dsink"] = -(sink_weight / total * delta).sum(dim=(0, 2, 3))
+    return found
+
+
+def names(case: Case) -> tuple[str, ...]:
+    """All results that `case` has, in the order of the operator's outputs and then of its inputs."""
+    return (*NAMES, *(["dpse"] if case.pse else []), *(["dsink"] if case.sink else []))
 
 
 def results(case: Case) -> dict[str, Tensor]:
     output, gradients, _ = run(case)
     stats = (output.softmax_max[..., 0], output.softmax_sum[..., 0])
-    return dict(zip(NAMES, (output.attention_out, *stats, *gradients[:3]), strict=True))
+    return dict(zip(names(case), (output.attention_out, *stats, *gradients), strict=True))
 
 
 def check_poisoned(case: PoisonedCase) -> None:
@@ -131,8 +165,13 @@ def check_poisoned(case: PoisonedCase) -> None:
     forward = reference.attention(query, key, value, **problem)
     gradients = reference.attention_grad(query, key, value, dy, **problem, forward=forward)
     most = dict(zip(NAMES, (*forward[:3], *gradients[:3]), strict=True))
+    if case.pse:
+        by = case.factor if case.pse_type == 1 else 1.0
+        most["dpse"] = (by * gradients.ds).sum_to_size(case.pse_tensor().shape)
+    if case.sink:
+        most["dsink"] = gradients.dsink
     clean = results(dataclasses.replace(case, poison=None))
-    for name in NAMES:
+    for name in names(case):
         finite = found[name].isfinite()
         assert not (finite & ~least[name].isfinite()).any(), f"{name}: a visible NaN or infinity was lost"
         assert not (~finite & most[name].isfinite()).any(), f"{name}: not finite where the reference is"
