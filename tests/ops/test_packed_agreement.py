@@ -146,18 +146,43 @@ def test_results_are_bitwise_the_same_for_any_number_of_threads(mode):
         case = dataclasses.replace(case, rope_dim=8 if mode is not None else 0)
     if not case.rope_dim:
         case = dataclasses.replace(case, dropout="seed", keep_prob=0.7)
-    results = []
+    agree_for_threads(case, (1, 2, 3, 7))
+
+
+def test_a_head_too_large_for_the_scratch_is_computed_twice_to_the_same_bits():
+    """dq of a group in float32 takes 91 blocks of 72 rows * 272 columns * 8 heads * 4 bytes = 54 MiB for the longest
+    element: more than the 48 that one thread may hold, less than the 96 of two."""
+    held = 91 * 72 * 272 * 8 * 4
+    case = PackedCase(
+        q_lens=(150, 6500, 73), kv_lens=(210, 100, 97), heads=8, kv_heads=1, qk_dim=256, v_dim=8, dtype=torch.bfloat16,
+        masked=True, sparse_mode=2, pse="full", pse_type=0, sink=True, dropout="seed", keep_prob=0.7,
+    )  # fmt: skip
+    alone, together = agree_for_threads(case, (1, 2))
+    assert alone < held < together < 2 * held
+
+
+def agree_for_threads(case: PackedCase, counts: tuple[int, ...]) -> list[int]:
+    """Same bits for any number of threads; returns the largest piece of memory the backward took with each."""
+    results, largest = [], []
     before = torch.get_num_threads()
     try:
-        for threads in (1, 2, 3, 7):
+        for threads in counts:
             torch.set_num_threads(threads)
-            output, gradients = run_packed(case)
+            with torch.profiler.profile(profile_memory=True, activities=[torch.profiler.ProfilerActivity.CPU]) as trace:
+                output, gradients = run_packed(case)
             results.append([*output[:3], *(t for t in gradients if t is not None)])
+            largest.append(max(event.cpu_memory_usage for event in trace.events() if _in_backward(event)))
     finally:
         torch.set_num_threads(before)
     for other in results[1:]:
         for one, two in zip(results[0], other, strict=True):
             assert torch.equal(one, two)
+    return largest
+
+
+def _in_backward(event: torch.autograd.profiler_util.FunctionEvent) -> bool:
+    parent = event.cpu_parent
+    return event.name == "aten::empty" and parent is not None and parent.name == BACKWARD.name()
 
 
 @pytest.mark.parametrize(
