@@ -58,7 +58,7 @@ setup(
         CppExtension(
             "ascendspeed._C",
             SOURCES + (list(ISA_FLAGS) if X86 else []),
-            depends=sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("csrc/**/*.h")),
+            depends=["csrc/sources.json", *sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("csrc/**/*.h"))],
             include_dirs=["csrc"],
             extra_compile_args=FLAGS,
             extra_link_args=["-fopenmp"],

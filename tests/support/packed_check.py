@@ -1,5 +1,6 @@
 """One packed call against the reference, batch element by batch element."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -42,9 +43,12 @@ def run_packed(case: PackedCase) -> tuple[FlashAttentionScoreOutput, Gradients]:
     return output, Gradients(**gradients)
 
 
-def check_packed(case: PackedCase) -> None:
+Run = Callable[[PackedCase], tuple[FlashAttentionScoreOutput, Gradients]]
+
+
+def check_packed(case: PackedCase, run: Run = run_packed) -> None:
     """Every element within the bounds of its dense problem; 0 wherever no element is."""
-    output, gradients = run_packed(case)
+    output, gradients = run(case)
     query, key, value, dy = case.tensors()
     if (rope := case.rope_tensors()) is not None:  # more depth of the same scores
         assert gradients.dq_rope is not None
