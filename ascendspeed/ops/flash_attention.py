@@ -10,10 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ascendspeed.ops import (
-    dropout,
-    library,  # registers fake kernels and gradients, too
-)
+from ascendspeed.ops import dropout, library  # which registers fake kernels and gradients
 
 __all__ = ["NO_LIMIT", "FlashAttentionScoreOutput", "choose_seed", "flash_attention_score"]
 

@@ -4,7 +4,6 @@ A thin layer on flash_attention_score for scripts that call torch_npu: signature
 2.14, whose first form spells pre_tockens and whose second spells pre_tokens. New code calls flash_attention_score.
 """
 
-import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from ascendspeed.ops import dropout
 from ascendspeed.ops.flash_attention import NO_LIMIT, choose_seed, flash_attention_score
-from ascendspeed.ops.layout import batch_and_length
+from ascendspeed.ops.layout import count_probabilities
 
 __all__ = [
     "_npu_dropout_gen_mask",
@@ -298,7 +297,7 @@ def _forward(
     # Chosen here, because it is returned.
     attributes["seed"] = choose_seed(query, key, value, head_num, input_layout, attributes)
     output = flash_attention_score(query, key, value, head_num, input_layout, **attributes)
-    numels = _probabilities(query, key, head_num, input_layout, attributes)
+    numels = _numels(query, key, head_num, input_layout, attributes)
     return (*output, attributes["seed"], attributes["offset"], numels)
 
 
@@ -327,16 +326,11 @@ def _backward(
         query, key, value, dy, *stats, head_num, input_layout, **attributes, needs_dpse=needs_dpse
     )
     # After the operator, whose rules have by now found the shapes to be legal.
-    if numels not in (0, expected := _probabilities(query, key, head_num, input_layout, attributes)):
+    if numels not in (0, expected := _numels(query, key, head_num, input_layout, attributes)):
         raise ValueError(f"numels={numels} is not {expected}, the probabilities that this forward had [161002]")
     return dq, dk, dv, dpse if needs_dpse else None, *rest
 
 
-def _probabilities(query: Tensor, key: Tensor, head_num: int, input_layout: str, attributes: dict[str, Any]) -> int:
-    """How many entries the softmax has: the bits of a dropout mask."""
-    if input_layout.upper() == "TND":
-        ends = (attributes["actual_seq_qlen"], attributes["actual_seq_kvlen"])
-        pairs = zip(*([max(0, b - a) for a, b in itertools.pairwise([0, *e])] for e in ends), strict=True)
-        return head_num * sum(q_len * kv_len for q_len, kv_len in pairs)
-    batch, q_len = batch_and_length(query, input_layout)
-    return batch * head_num * q_len * batch_and_length(key, input_layout)[1]
+def _numels(query: Tensor, key: Tensor, head_num: int, input_layout: str, attributes: dict[str, Any]) -> int:
+    ends = (attributes["actual_seq_qlen"], attributes["actual_seq_kvlen"])
+    return count_probabilities(query, key, head_num, input_layout, *ends)

@@ -5,11 +5,13 @@ For shapes only, symbolic ones included; csrc/attention/layout.cpp decides what 
 B batch, N query heads, Nkv key/value heads, S length, D and Dv head sizes, H = N * D.
 """
 
+import itertools
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
 
-__all__ = ["batch_and_length", "from_bnsd", "output_shape", "stats_shape", "to_bnsd"]
+__all__ = ["batch_and_length", "count_probabilities", "from_bnsd", "output_shape", "stats_shape", "to_bnsd"]
 
 # Dimension of batch and of length. Heads lie in dimension `heads`, or side by side in the last one (None).
 _DIMS = {"BSH": (0, 1, None), "SBH": (1, 0, None), "BSND": (0, 1, 2), "BNSD": (0, 2, 1)}
@@ -49,6 +51,27 @@ def stats_shape(query: Tensor, head_num: int, input_layout: str) -> list[Any]:
         return [query.shape[0], head_num, _STAT_LANES]
     batch, length = batch_and_length(query, input_layout)
     return [batch, head_num, length, _STAT_LANES]
+
+
+def count_probabilities(
+    query: Tensor,
+    key: Tensor,
+    head_num: int,
+    input_layout: str,
+    actual_seq_qlen: Sequence[int] | None = None,
+    actual_seq_kvlen: Sequence[int] | None = None,
+) -> Any:
+    """How many entries the softmax of a legal call has, B*N*Sq*Skv or N*sum(Sq*Skv): the bits of a dropout mask."""
+    if input_layout.upper() == _PACKED:
+        assert actual_seq_qlen is not None
+        assert actual_seq_kvlen is not None
+        q_lens, kv_lens = (
+            [max(0, end - begin) for begin, end in itertools.pairwise([0, *ends])]
+            for ends in (actual_seq_qlen, actual_seq_kvlen)
+        )
+        return head_num * sum(q_len * kv_len for q_len, kv_len in zip(q_lens, kv_lens, strict=True))
+    batch, q_len = batch_and_length(query, input_layout)
+    return batch * head_num * q_len * batch_and_length(key, input_layout)[1]
 
 
 def to_bnsd(tensor: Tensor, input_layout: str, heads: int) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ascendspeed.ops.flash_attention import NO_LIMIT, flash_attention_score
-from ascendspeed.ops.layout import batch_and_length
+from ascendspeed.ops.layout import count_probabilities
 
 __all__ = ["FlashAttention", "npu_flash_attention", "npu_flash_attention_grad"]
 
@@ -168,9 +168,7 @@ class FlashAttention(nn.Module):
 
 
 def _nothing_kept(query: Tensor, key: Tensor, head_num: int, input_layout: str) -> Tensor:
-    batch, q_len = batch_and_length(query, input_layout)
-    kv_len = batch_and_length(key, input_layout)[1]
-    return query.new_zeros((batch * head_num * q_len * kv_len + 7) // 8, dtype=torch.uint8)
+    return query.new_zeros((count_probabilities(query, key, head_num, input_layout) + 7) // 8, dtype=torch.uint8)
 
 
 def _check_layout(input_layout: str) -> None:

@@ -42,9 +42,8 @@ PsePlanes pse_planes(const Attributes& a, const Resolved& resolved, const std::v
     planes.head = stride(sizes.size() - 1);
     planes.batch = sizes.size() == 2 ? stride(0) : 0;
   } else if (resolved.layout == Layout::kTND && sizes.size() == 1) {
-    const Sequence last = g.sequence(g.batch - 1);
     planes.packed = true;
-    const bool has_rows = sizes[0] == g.heads * (last.scores_before + last.q_len * last.kv_len);
+    const bool has_rows = sizes[0] == g.heads * g.end().scores_before;
     planes.row = has_rows ? 1 : 0;  // the stride between rows is that of each plane
     planes.column = strides[0];
   } else {

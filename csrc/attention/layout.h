@@ -44,10 +44,25 @@ struct Geometry {
   int64_t score_dim() const { return qk_dim + rope_dim; }
   bool output_is_empty() const { return batch == 0 || heads == 0 || q_len == 0; }
   bool nothing_to_attend() const { return kv_heads == 0 || kv_len == 0 || qk_dim == 0; }
+  // Then no kernel runs and every output is 0.
+  bool nothing_to_compute() const { return output_is_empty() || nothing_to_attend(); }
 
   Sequence sequence(int64_t b) const {
     if (sequences != nullptr) return sequences[b];
     return {b, q_len, kv_len, 0, 0, b * q_len, b * q_len * kv_len};
+  }
+
+  // An empty sequence after the last: where it would begin, and what all of them add up to.
+  Sequence end() const {
+    if (sequences == nullptr || batch == 0) return {batch, 0, 0, 0, 0, batch * q_len, batch * q_len * kv_len};
+    const Sequence& last = sequences[batch - 1];
+    return {batch,
+            0,
+            0,
+            last.q_begin + last.q_len,
+            last.kv_begin + last.kv_len,
+            last.rows_before + last.q_len,
+            last.scores_before + last.q_len * last.kv_len};
   }
 };
 

@@ -78,9 +78,7 @@ Status check_packed_tensor(const Attributes& a, const Geometry& g, const std::st
       s[3] == g.kv_len) {
     return check_compressed(a, g, name);
   }
-  const Sequence last = g.sequence(g.batch - 1);
-  const int64_t scores = g.heads * (last.scores_before + last.q_len * last.kv_len);
-  const int64_t keys = g.heads * (last.kv_begin + last.kv_len);
+  const int64_t scores = g.heads * g.end().scores_before, keys = g.heads * g.end().kv_begin;
   if (s == Sizes{scores} || s == Sizes{keys}) return {};
   return invalid(name + ": a packed batch takes [N*sum(Sq*Skv)]=[" + std::to_string(scores) + "], [N*sum(Skv)]=[" +
                  std::to_string(keys) + "] or [1 or " + std::to_string(g.batch) + ", " + std::to_string(g.heads) +

@@ -89,8 +89,7 @@ Status check_attributes(const Attributes& a, bool packed) {
 // The number of probabilities, each of which has a bit; false where it is beyond 2^63.
 bool count_probabilities(const Geometry& g, int64_t* count) {
   if (g.sequences != nullptr) {
-    const Sequence last = g.sequence(g.batch - 1);
-    return !__builtin_mul_overflow(g.heads, last.scores_before + last.q_len * last.kv_len, count);
+    return !__builtin_mul_overflow(g.heads, g.end().scores_before, count);
   }
   *count = g.batch;
   for (int64_t size : {g.heads, g.q_len, g.kv_len}) {

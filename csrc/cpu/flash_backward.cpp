@@ -59,7 +59,7 @@ struct Shared {
         keys(p.geometry, p.geometry.kv_heads, Axis::kKeys, kKeyBlock, scratch),
         kv_heads(p.geometry.batch * p.geometry.kv_heads),
         dq(scratch.take<float>(plan.slots * plan.dq_slot)),
-        delta(scratch.take<float>(count_rows(p.geometry))),
+        delta(scratch.take<float>(p.geometry.end().rows_before * p.geometry.heads)),
         dsink(scratch.take<float>(p.sink == nullptr ? 0 : rows.total())),
         turns(scratch.take<Counter>(rows.total())),
         blocks_done(scratch.take<Counter>(kv_heads)) {}
@@ -68,10 +68,6 @@ struct Shared {
     Scratch counter(nullptr);
     Shared shared(p, threads, counter);
     return counter.used();
-  }
-  static int64_t count_rows(const Geometry& g) {
-    const Sequence last = g.sequence(g.batch - 1);
-    return (last.rows_before + last.q_len) * g.heads;
   }
 
   Plan plan;

@@ -10,15 +10,17 @@ struct Collected {
   int64_t begin, end;
 };
 
+// Whether each sequence has a part of its own.
+bool apart(const BackwardParams& p) { return p.dpse.planes.packed || p.dpse.planes.batch != 0; }
+
 Collected collected(const BackwardParams& p, const Sequence& s) {
-  const bool apart = p.dpse.planes.packed || p.dpse.planes.batch != 0;
-  return apart ? Collected{s.index, s.index + 1} : Collected{0, p.geometry.batch};
+  return apart(p) ? Collected{s.index, s.index + 1} : Collected{0, p.geometry.batch};
 }
 
 // The geometry whose sequences are the parts: all of them, or the longest alone to stand for those that share one.
 Geometry parts(const BackwardParams& p) {
   Geometry g = p.geometry;
-  if (p.dpse.planes.packed || p.dpse.planes.batch != 0) return g;
+  if (apart(p)) return g;
   g.batch = 1;
   g.sequences = nullptr;
   return g;

@@ -88,7 +88,7 @@ void forward(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   at::Tensor max = at::empty(stats_shape(layout, g), stat_options);
   at::Tensor sum = at::empty(stats_shape(layout, g), stat_options);
 
-  if (g.nothing_to_attend() || g.output_is_empty()) {
+  if (g.nothing_to_compute()) {
     for (at::Tensor* output : {&out, &max, &sum}) output->zero_();
   } else {
     ForwardParams p;
@@ -100,8 +100,7 @@ void forward(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
     const at::Tensor scratch = empty_scratch(cpu::forward_scratch_bytes(p, parallel.threads));
     cpu::flash_forward(p, parallel, aligned(scratch));
     if (layout == Layout::kTND) {
-      const Sequence last = g.sequence(g.batch - 1);
-      for (const at::Tensor* output : {&out, &max, &sum}) zero_tail(*output, last.q_begin + last.q_len);
+      for (const at::Tensor* output : {&out, &max, &sum}) zero_tail(*output, g.end().q_begin);
     }
   }
   torch::jit::push(*stack, std::move(out), std::move(max), std::move(sum));
@@ -137,7 +136,7 @@ void backward(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   at::Tensor dq_rope = empty_like_rope(arguments.rest.query_rope, arguments.query);
   at::Tensor dk_rope = empty_like_rope(arguments.rest.key_rope, arguments.query);
 
-  if (g.nothing_to_attend() || g.output_is_empty()) {
+  if (g.nothing_to_compute()) {
     for (at::Tensor* output : {&dq, &dk, &dv, &dpse, &dsink, &dq_rope, &dk_rope}) output->zero_();
   } else {
     BackwardParams p;
@@ -162,9 +161,8 @@ void backward(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
     const at::Tensor scratch = empty_scratch(cpu::backward_scratch_bytes(p, parallel.threads));
     cpu::flash_backward(p, parallel, aligned(scratch));
     if (layout == Layout::kTND) {
-      const Sequence last = g.sequence(g.batch - 1);
-      for (const at::Tensor* output : {&dq, &dq_rope}) zero_tail(*output, last.q_begin + last.q_len);
-      for (const at::Tensor* output : {&dk, &dv, &dk_rope}) zero_tail(*output, last.kv_begin + last.kv_len);
+      for (const at::Tensor* output : {&dq, &dq_rope}) zero_tail(*output, g.end().q_begin);
+      for (const at::Tensor* output : {&dk, &dv, &dk_rope}) zero_tail(*output, g.end().kv_begin);
     }
   }
   torch::jit::push(*stack, std::move(dq), std::move(dk), std::move(dv), std::move(dpse), std::move(dsink),

@@ -81,9 +81,8 @@ class Backward {
       if (p.dpse.data != nullptr) dpse_.copy_out(workspace);
       if (p.dsink != nullptr) dsink_.copy_out(workspace);
       const bool packed = resolved_.layout == Layout::kTND;
-      const ascendspeed::Sequence last = resolved_.geometry.sequence(resolved_.geometry.batch - 1);
-      q_used = packed ? last.q_begin + last.q_len : dq_.sizes.front();
-      kv_used = packed ? last.kv_begin + last.kv_len : dk_.sizes.front();
+      q_used = packed ? resolved_.geometry.end().q_begin : dq_.sizes.front();
+      kv_used = packed ? resolved_.geometry.end().kv_begin : dk_.sizes.front();
     }
     // Where nothing is computed, and after the last sequence of a packed batch, gradients are 0.
     for (const Strided* output : {&dq_, &dq_rope_}) output->zero(q_used);
@@ -93,7 +92,7 @@ class Backward {
   }
 
  private:
-  bool computes() const { return !resolved_.geometry.nothing_to_attend() && !resolved_.geometry.output_is_empty(); }
+  bool computes() const { return !resolved_.geometry.nothing_to_compute(); }
 
   // Slopes have no gradient in CANN: their dpse is 0.
   bool has_dpse() const {

@@ -50,7 +50,7 @@ class Forward {
   }
 
  private:
-  bool computes() const { return !resolved_.geometry.nothing_to_attend() && !resolved_.geometry.output_is_empty(); }
+  bool computes() const { return !resolved_.geometry.nothing_to_compute(); }
 
   ascendspeed::ForwardParams params(char* workspace) const {
     ascendspeed::ForwardParams p;
@@ -66,8 +66,7 @@ class Forward {
   int64_t used_rows() const {
     if (!computes()) return 0;
     if (resolved_.layout != Layout::kTND) return out_.sizes.front();
-    const ascendspeed::Sequence last = resolved_.geometry.sequence(resolved_.geometry.batch - 1);
-    return last.q_begin + last.q_len;
+    return resolved_.geometry.end().q_begin;
   }
 
   ascendspeed::ForwardProblem problem_;
