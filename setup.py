@@ -1,4 +1,4 @@
-"""The extension module ascendspeed._C; everything else about the package is in pyproject.toml.
+"""The extension modules: ascendspeed._C, and ascendspeed._npu where torch_npu is installed. All else: pyproject.toml.
 
 Sources are listed one by one, with the flags that a single file needs: an instruction set's flags must not reach any
 other file, or the library would crash on machines without it.
@@ -7,9 +7,13 @@ other file, or the library would crash on machines without it.
 import json
 import os
 import platform
+from importlib.util import find_spec
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import Extension, setup
+
+# Building needs torch_npu's headers and no card: do not load it, which fails where CANN is not on the loader's path.
+os.environ["TORCH_DEVICE_BACKEND_AUTOLOAD"] = "0"
 
 try:
     from torch.utils.cpp_extension import BuildExtension, CppExtension
@@ -24,11 +28,15 @@ SHARED = json.loads((ROOT / "csrc" / "sources.json").read_text())
 SOURCES = [
     *SHARED["attention"],
     *SHARED["cpu"],
+    "csrc/torch/calls.cpp",
     "csrc/torch/flash_attention_cpu.cpp",
     "csrc/torch/library.cpp",
+    "csrc/torch/library_npu.cpp",
     "csrc/torch/schema.cpp",
     "csrc/torch/tensor_info.cpp",
 ]
+NPU_SOURCES = ["csrc/attention/layout.cpp", *sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("csrc/npu/*.cpp"))]
+HEADERS = ["csrc/sources.json", *sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("csrc/**/*.h"))]
 ISA_FLAGS = SHARED["x86"]
 
 FLAGS = list(SHARED["flags"])
@@ -52,17 +60,37 @@ class Build(BuildExtension):
         super().build_extensions()
 
 
+def extension(name: str, sources: list[str], **options: list[str]) -> Extension:
+    flags = [*FLAGS, *options.pop("extra_compile_args", [])]
+    return CppExtension(name, sources, depends=HEADERS, include_dirs=["csrc"], extra_compile_args=flags, **options)
+
+
+def npu_extension(torch_npu: Path) -> Extension:
+    """ascendspeed._npu: the torch_npu in this folder, and CANN's operators by name when they are called.
+
+    Headers: the wheel's; those of the aclnn operators, which it lacks, are ours (csrc/hostcann/include, after the
+    wheel's, which has the others too).
+    """
+    include = torch_npu / "include"
+    folders = [include, include / "third_party" / "acl" / "inc", include / "third_party" / "hccl" / "inc"]
+    return extension(
+        "ascendspeed._npu",
+        NPU_SOURCES,
+        extra_compile_args=[
+            flag for path in [*folders, ROOT / "csrc/hostcann/include"] for flag in ("-isystem", str(path))
+        ],
+        libraries=["torch_npu"],
+        library_dirs=[str(torch_npu / "lib")],
+    )
+
+
+extensions = [extension("ascendspeed._C", SOURCES + (list(ISA_FLAGS) if X86 else []), extra_link_args=["-fopenmp"])]
+torch_npu = find_spec("torch_npu")  # without importing it
+if torch_npu is not None and torch_npu.submodule_search_locations:
+    extensions.append(npu_extension(Path(torch_npu.submodule_search_locations[0])))
+
 setup(
     license="Apache-2.0",
-    ext_modules=[
-        CppExtension(
-            "ascendspeed._C",
-            SOURCES + (list(ISA_FLAGS) if X86 else []),
-            depends=["csrc/sources.json", *sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("csrc/**/*.h"))],
-            include_dirs=["csrc"],
-            extra_compile_args=FLAGS,
-            extra_link_args=["-fopenmp"],
-        )
-    ],
+    ext_modules=extensions,
     cmdclass={"build_ext": Build.with_options(use_ninja=False)},
 )

@@ -113,6 +113,8 @@ std::string shape_text(const std::vector<int64_t>& sizes) {
   return text + "]";
 }
 
+const char* layout_name(Layout layout) { return names_of(layout).text; }
+
 Status parse_layout(const std::string& text, Layout* layout) {
   std::string upper = text;
   std::transform(upper.begin(), upper.end(), upper.begin(), [](unsigned char c) { return std::toupper(c); });

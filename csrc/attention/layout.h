@@ -71,6 +71,9 @@ struct Strides {
   int64_t batch = 0, head = 0, position = 0, dim = 0;
 };
 
+// "BSH", as CANN and torch_npu take it.
+const char* layout_name(Layout layout);
+
 // Upper-cases and parses; the message of a failure names the layouts there are.
 Status parse_layout(const std::string& text, Layout* layout);
 

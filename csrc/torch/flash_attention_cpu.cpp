@@ -1,4 +1,4 @@
-// The CPU kernels of the two operators: rules, then outputs, then parameters, then csrc/cpu.
+// The CPU kernels of the two operators: from tensors to parameters, then csrc/cpu.
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
@@ -8,16 +8,15 @@
 #include "cpu/flash_backward.h"
 #include "cpu/flash_forward.h"
 #include "cpu/microkernel.h"
-#include "torch/schema.h"
+#include "torch/calls.h"
 #include "torch/tensor_info.h"
 
 namespace ascendspeed {
 namespace {
 
-// What one call holds beside its arguments.
-struct Call {
-  Resolved resolved;
-  at::Tensor drop_mask, sink;  // contiguous
+// Contiguous copies that a call holds beside its arguments.
+struct Copies {
+  at::Tensor drop_mask, sink;
 };
 
 TensorMemory memory_of(const at::Tensor& tensor) { return {tensor.const_data_ptr(), tensor.strides().vec()}; }
@@ -32,7 +31,7 @@ View mutable_view_of(const at::Tensor& tensor, Layout layout, int64_t head_dim) 
 }
 
 void fill_params(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
-                 const AttributeArguments& rest, Call* call, AttentionParams* p) {
+                 const AttributeArguments& rest, const Resolved& resolved, Copies* copies, AttentionParams* p) {
   InputMemory memory{memory_of(query),           memory_of(key),
                      memory_of(value),           memory_of(rest.pse),
                      memory_of(rest.atten_mask), memory_of(rest.query_rope),
@@ -40,21 +39,14 @@ void fill_params(const at::Tensor& query, const at::Tensor& key, const at::Tenso
   memory.seed = rest.seed;
   memory.offset = rest.offset;
   if (rest.sink && rest.sink->numel() > 0) {
-    call->sink = rest.sink->contiguous();
-    memory.sink = call->sink.const_data_ptr<float>();
+    copies->sink = rest.sink->contiguous();
+    memory.sink = copies->sink.const_data_ptr<float>();
   }
   if (rest.drop_mask) {
-    call->drop_mask = rest.drop_mask->contiguous();
-    memory.drop_mask = call->drop_mask.const_data_ptr<uint8_t>();
+    copies->drop_mask = rest.drop_mask->contiguous();
+    memory.drop_mask = copies->drop_mask.const_data_ptr<uint8_t>();
   }
-  ascendspeed::fill_params(describe(query), rest.attributes, call->resolved, memory, p);
-}
-
-at::TensorOptions options_float(const at::Tensor& query) { return query.options().dtype(at::kFloat); }
-
-// What a packed tensor holds after its last sequence takes no part.
-void zero_tail(const at::Tensor& tensor, int64_t used) {
-  if (used < tensor.size(0)) tensor.narrow(0, used, tensor.size(0) - used).zero_();
+  ascendspeed::fill_params(describe(query), rest.attributes, resolved, memory, p);
 }
 
 cpu::Parallel torch_threads() {
@@ -75,98 +67,51 @@ void* aligned(const at::Tensor& scratch) {
   return reinterpret_cast<void*>((address + 63) / 64 * 64);
 }
 
-void forward(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
-  raise_unless_ok(check_devices(devices_of(op.schema(), *stack)));
-  const ForwardArguments arguments = pop_forward(stack);
-  Call call;
-  raise_unless_ok(check_forward(arguments.problem(), &call.resolved));
+void compute_forward(const ForwardArguments& arguments, const Resolved& resolved, const ForwardOutputs& out) {
+  ForwardParams p;
+  Copies copies;
+  fill_params(arguments.query, arguments.key, arguments.value, arguments.rest, resolved, &copies, &p);
+  p.attention_out = mutable_view_of(out.attention_out, resolved.layout, resolved.geometry.v_dim);
+  p.softmax_max = out.softmax_max.mutable_data_ptr<float>();
+  p.softmax_sum = out.softmax_sum.mutable_data_ptr<float>();
+  const cpu::Parallel parallel = torch_threads();
+  const at::Tensor scratch = empty_scratch(cpu::forward_scratch_bytes(p, parallel.threads));
+  cpu::flash_forward(p, parallel, aligned(scratch));
+}
 
-  const Geometry& g = call.resolved.geometry;
-  const Layout layout = call.resolved.layout;
-  at::Tensor out = at::empty(layout_shape(layout, g, g.v_dim), arguments.query.options());
-  const auto stat_options = options_float(arguments.query);
-  at::Tensor max = at::empty(stats_shape(layout, g), stat_options);
-  at::Tensor sum = at::empty(stats_shape(layout, g), stat_options);
-
-  if (g.nothing_to_compute()) {
-    for (at::Tensor* output : {&out, &max, &sum}) output->zero_();
-  } else {
-    ForwardParams p;
-    fill_params(arguments.query, arguments.key, arguments.value, arguments.rest, &call, &p);
-    p.attention_out = mutable_view_of(out, layout, g.v_dim);
-    p.softmax_max = max.mutable_data_ptr<float>();
-    p.softmax_sum = sum.mutable_data_ptr<float>();
-    const cpu::Parallel parallel = torch_threads();
-    const at::Tensor scratch = empty_scratch(cpu::forward_scratch_bytes(p, parallel.threads));
-    cpu::flash_forward(p, parallel, aligned(scratch));
-    if (layout == Layout::kTND) {
-      for (const at::Tensor* output : {&out, &max, &sum}) zero_tail(*output, g.end().q_begin);
-    }
+void compute_backward(const BackwardArguments& arguments, const Resolved& resolved, const BackwardOutputs& out) {
+  const Geometry& g = resolved.geometry;
+  const Layout layout = resolved.layout;
+  BackwardParams p;
+  Copies copies;
+  fill_params(arguments.query, arguments.key, arguments.value, arguments.rest, resolved, &copies, &p);
+  const at::Tensor max = arguments.softmax_max->contiguous(), sum = arguments.softmax_sum->contiguous();
+  p.dy = view_of(arguments.dy, layout, g.v_dim);
+  p.attention_in = view_of(*arguments.attention_in, layout, g.v_dim);
+  p.softmax_max = max.const_data_ptr<float>();
+  p.softmax_sum = sum.const_data_ptr<float>();
+  p.dq = mutable_view_of(out.dq, layout, g.qk_dim);
+  p.dk = mutable_view_of(out.dk, layout, g.qk_dim);
+  p.dv = mutable_view_of(out.dv, layout, g.v_dim);
+  if (g.rope_dim > 0) {
+    p.dq_rope = mutable_view_of(out.dq_rope, layout, g.rope_dim);
+    p.dk_rope = mutable_view_of(out.dk_rope, layout, g.rope_dim);
   }
-  torch::jit::push(*stack, std::move(out), std::move(max), std::move(sum));
+  if (out.dpse.numel() > 0) {
+    p.dpse = {out.dpse.mutable_data_ptr(), pse_planes(arguments.rest.attributes, resolved, out.dpse.strides().vec())};
+  }
+  if (p.sink != nullptr) p.dsink = out.dsink.mutable_data_ptr<float>();
+  const cpu::Parallel parallel = torch_threads();
+  const at::Tensor scratch = empty_scratch(cpu::backward_scratch_bytes(p, parallel.threads));
+  cpu::flash_backward(p, parallel, aligned(scratch));
 }
 
-// Like pse where its gradient is wanted. Slopes have none in CANN.
-at::Tensor empty_dpse(const BackwardArguments& arguments) {
-  const std::optional<at::Tensor>& pse = arguments.rest.pse;
-  const int64_t type = arguments.rest.attributes.pse_type;
-  if (!pse || !arguments.needs_dpse) return at::empty({0}, arguments.query.options());
-  TORCH_CHECK_NOT_IMPLEMENTED(!is_generated(type), "pse: the slopes of pse_type ", type, " have no gradient");
-  return at::empty(pse->sizes(), pse->options());
-}
-
-at::Tensor empty_like_rope(const std::optional<at::Tensor>& rope, const at::Tensor& query) {
-  return rope ? at::empty(rope->sizes(), rope->options()) : at::empty({0}, query.options());
+void forward(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
+  call_forward(op.schema(), stack, compute_forward);
 }
 
 void backward(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
-  raise_unless_ok(check_devices(devices_of(op.schema(), *stack)));
-  const BackwardArguments arguments = pop_backward(stack);
-  Call call;
-  raise_unless_ok(check_backward(arguments.problem(), &call.resolved));
-
-  const Geometry& g = call.resolved.geometry;
-  const Layout layout = call.resolved.layout;
-  at::Tensor dq = at::empty(arguments.query.sizes(), arguments.query.options());
-  at::Tensor dk = at::empty(arguments.key.sizes(), arguments.key.options());
-  at::Tensor dv = at::empty(arguments.value.sizes(), arguments.value.options());
-  at::Tensor dpse = empty_dpse(arguments);
-  at::Tensor dsink =
-      at::empty({arguments.rest.sink ? arguments.rest.sink->numel() : 0}, options_float(arguments.query));
-  at::Tensor dq_rope = empty_like_rope(arguments.rest.query_rope, arguments.query);
-  at::Tensor dk_rope = empty_like_rope(arguments.rest.key_rope, arguments.query);
-
-  if (g.nothing_to_compute()) {
-    for (at::Tensor* output : {&dq, &dk, &dv, &dpse, &dsink, &dq_rope, &dk_rope}) output->zero_();
-  } else {
-    BackwardParams p;
-    fill_params(arguments.query, arguments.key, arguments.value, arguments.rest, &call, &p);
-    const at::Tensor max = arguments.softmax_max->contiguous(), sum = arguments.softmax_sum->contiguous();
-    p.dy = view_of(arguments.dy, layout, g.v_dim);
-    p.attention_in = view_of(*arguments.attention_in, layout, g.v_dim);
-    p.softmax_max = max.const_data_ptr<float>();
-    p.softmax_sum = sum.const_data_ptr<float>();
-    p.dq = mutable_view_of(dq, layout, g.qk_dim);
-    p.dk = mutable_view_of(dk, layout, g.qk_dim);
-    p.dv = mutable_view_of(dv, layout, g.v_dim);
-    if (g.rope_dim > 0) {
-      p.dq_rope = mutable_view_of(dq_rope, layout, g.rope_dim);
-      p.dk_rope = mutable_view_of(dk_rope, layout, g.rope_dim);
-    }
-    if (dpse.numel() > 0) {
-      p.dpse = {dpse.mutable_data_ptr(), pse_planes(arguments.rest.attributes, call.resolved, dpse.strides().vec())};
-    }
-    if (p.sink != nullptr) p.dsink = dsink.mutable_data_ptr<float>();
-    const cpu::Parallel parallel = torch_threads();
-    const at::Tensor scratch = empty_scratch(cpu::backward_scratch_bytes(p, parallel.threads));
-    cpu::flash_backward(p, parallel, aligned(scratch));
-    if (layout == Layout::kTND) {
-      for (const at::Tensor* output : {&dq, &dq_rope}) zero_tail(*output, g.end().q_begin);
-      for (const at::Tensor* output : {&dk, &dv, &dk_rope}) zero_tail(*output, g.end().kv_begin);
-    }
-  }
-  torch::jit::push(*stack, std::move(dq), std::move(dk), std::move(dv), std::move(dpse), std::move(dsink),
-                   std::move(dq_rope), std::move(dk_rope));
+  call_backward(op.schema(), stack, compute_backward);
 }
 
 // The mask that the kernels generate tile by tile, whole: bit e as attention/dropout.h numbers them. Bits past numel

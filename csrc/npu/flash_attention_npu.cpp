@@ -1,0 +1,148 @@
+// The NPU kernels of the two operators and of the dropout mask: a call's arguments as aclnn objects, and the version of
+// the aclnn call that takes them.
+#include "npu/flash_attention_npu.h"
+
+#include <ATen/ops/empty.h>
+
+#include <memory>
+#include <string>
+
+#include "attention/dropout.h"
+#include "attention/layout.h"
+#include "attention/rules.h"
+#include "npu/handles.h"
+#include "npu/library.h"
+#include "npu/versions.h"
+
+namespace ascendspeed::npu {
+namespace {
+
+const Installed& installed() {
+  static const Installed found{[](const std::string& name) { return address_of(name) != nullptr; }, soc_name()};
+  return found;
+}
+
+// One call's arguments, and what they point to.
+struct Call {
+  std::shared_ptr<Handles> handles = std::make_shared<Handles>();
+  Arguments arguments;
+  std::string input_layout, softmax_layout;
+  bool packed = false;
+};
+
+std::optional<at::Tensor> unless_empty(const std::optional<at::Tensor>& tensor) {
+  return tensor && tensor->numel() > 0 ? tensor : std::nullopt;
+}
+
+// The mask of the call, made on the device where only its seed was given.
+std::optional<at::Tensor> drop_mask_of(const at::Tensor& query, const AttributeArguments& rest,
+                                       const Resolved& resolved) {
+  const double keep_prob = rest.attributes.keep_prob;
+  if (rest.drop_mask || keep_prob == 1.0) return rest.drop_mask;
+  const Geometry& g = resolved.geometry;
+  const int64_t numel = g.heads * g.end().scores_before;
+  at::Tensor mask = at::empty({drop_mask_bytes(numel)}, query.options().dtype(at::kByte));
+  dropout_gen_mask(mask, numel, keep_prob, static_cast<int64_t>(rest.seed), static_cast<int64_t>(rest.offset));
+  return mask;
+}
+
+// All that forward and backward have in common.
+void describe(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value, const AttributeArguments& rest,
+              const Resolved& resolved, Call* call) {
+  const Attributes& attributes = rest.attributes;
+  Handles& handles = *call->handles;
+  Arguments& a = call->arguments;
+  a.query = handles.tensor(query);
+  a.key = handles.tensor(key);
+  a.value = handles.tensor(value);
+  a.pse = handles.tensor(rest.pse);
+  a.drop_mask = handles.tensor(drop_mask_of(query, rest, resolved));
+  a.atten_mask = handles.tensor(rest.atten_mask);
+  a.sink = handles.tensor(unless_empty(rest.sink));
+  a.query_rope = handles.tensor(rest.query_rope);
+  a.key_rope = handles.tensor(rest.key_rope);
+  a.prefix = handles.ints(attributes.prefix);
+  a.actual_seq_qlen = handles.ints(attributes.actual_seq_qlen);
+  a.actual_seq_kvlen = handles.ints(attributes.actual_seq_kvlen);
+  a.q_start_idx = handles.ints(attributes.q_start_idx);
+  a.kv_start_idx = handles.ints(attributes.kv_start_idx);
+  a.scale = attributes.scale;
+  a.keep_prob = attributes.keep_prob;
+  a.pre_tockens = attributes.pre_tockens;
+  a.next_tockens = attributes.next_tockens;
+  a.head_num = attributes.head_num;
+  call->input_layout = layout_name(resolved.layout);
+  a.input_layout = call->input_layout.data();
+  a.inner_precise = attributes.inner_precise;
+  a.sparse_mode = attributes.sparse_mode;
+  a.pse_type = attributes.pse_type;
+  call->softmax_layout = stats_follow_input(attributes.softmax_layout) ? "same_as_input" : "";
+  a.softmax_layout = call->softmax_layout.data();
+  call->packed = resolved.layout == Layout::kTND;
+}
+
+void execute(const Version& version, const Call& call) {
+  execute(
+      version.name,
+      [&](void* address, uint64_t* size, aclOpExecutor** executor) {
+        return version.first_phase(address, call.arguments, size, executor);
+      },
+      call.handles);
+}
+
+}  // namespace
+
+void forward(const ForwardArguments& given, const Resolved& resolved, const ForwardOutputs& out) {
+  Call call;
+  describe(given.query, given.key, given.value, given.rest, resolved, &call);
+  Arguments& a = call.arguments;
+  a.softmax_max = call.handles->tensor(out.softmax_max);
+  a.softmax_sum = call.handles->tensor(out.softmax_sum);
+  a.softmax_out = call.handles->tensor(at::empty({0}, given.query.options()));  // reserved; torch_npu passes the same
+  a.attention_out = call.handles->tensor(out.attention_out);
+  execute(choose_version(forward_versions(call.packed), a, installed()), call);
+}
+
+void backward(const BackwardArguments& given, const Resolved& resolved, const BackwardOutputs& out) {
+  TORCH_CHECK_NOT_IMPLEMENTED(!given.needs_dpse,
+                              "pse: aclnnFlashAttentionScoreGrad does not say what it leaves in dpse, so pse has no "
+                              "gradient on an NPU; detach it");
+  Call call;
+  describe(given.query, given.key, given.value, given.rest, resolved, &call);
+  Handles& handles = *call.handles;
+  Arguments& a = call.arguments;
+  a.dy = handles.tensor(given.dy);
+  a.softmax_max = handles.tensor(given.softmax_max);
+  a.softmax_sum = handles.tensor(given.softmax_sum);
+  a.softmax_in = handles.tensor(given.softmax_in);
+  a.attention_in = handles.tensor(given.attention_in);
+  a.dq = handles.tensor(out.dq);
+  a.dk = handles.tensor(out.dk);
+  a.dv = handles.tensor(out.dv);
+  a.dq_rope = handles.tensor(unless_empty(out.dq_rope));
+  a.dk_rope = handles.tensor(unless_empty(out.dk_rope));
+  // Of pse's shape where there is one, else empty: the two forms that torch_npu passes.
+  const std::optional<at::Tensor>& pse = given.rest.pse;
+  const at::Tensor dpse = pse ? at::empty(pse->sizes(), pse->options()) : at::empty({0}, given.query.options());
+  a.dpse = handles.tensor(dpse);
+  a.dsink = handles.tensor(unless_empty(out.dsink));
+  execute(choose_version(backward_versions(call.packed), a, installed()), call);
+}
+
+void dropout_gen_mask(const at::Tensor& mask, int64_t numel, double keep_prob, int64_t seed, int64_t offset) {
+  auto handles = std::make_shared<Handles>();
+  const aclTensor* out = handles->tensor(mask);
+  const aclIntArray* shape = handles->ints(std::vector<int64_t>{numel});
+  execute(
+      "aclnnDropoutGenMaskV2",
+      [&](void* address, uint64_t* size, aclOpExecutor** executor) {
+        using FirstPhase = aclnnStatus(const aclIntArray* shape, double prob, int64_t seed, int64_t offset,
+                                       aclDataType prob_type, const aclTensor* out, uint64_t*, aclOpExecutor**);
+        // Its probability is that of dropping.
+        return reinterpret_cast<FirstPhase*>(address)(shape, 1.0 - keep_prob, seed, offset, ACL_FLOAT, out, size,
+                                                      executor);
+      },
+      std::move(handles));
+}
+
+}  // namespace ascendspeed::npu

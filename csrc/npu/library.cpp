@@ -1,0 +1,89 @@
+#include "npu/library.h"
+
+#include <ATen/Context.h>
+#include <c10/core/Allocator.h>
+
+// torch_npu's headers come after CANN's declarations of our own, whose names and values are the same.
+#include "torch_npu/csrc/core/npu/NPUFunctions.h"
+#include "torch_npu/csrc/core/npu/NPUStream.h"
+#include "torch_npu/csrc/framework/OpCommand.h"
+#include "torch_npu/csrc/framework/OpParamMaker.h"
+
+// Of op_plugin/utils/op_api_common_base.h, which drags all of op-plugin along.
+TORCH_NPU_API void* GetOpApiFuncAddr(const char* name);
+
+namespace ascendspeed::npu {
+namespace {
+
+std::string recent_message() {
+  const char* message = aclGetRecentErrMsg();
+  return message == nullptr || *message == '\0' ? "CANN gave no message" : message;
+}
+
+// What the first phase leaves to the second, which consumes it.
+class Executor {
+ public:
+  explicit Executor(aclOpExecutor* executor) : executor_(executor) {}
+  Executor(const Executor&) = delete;
+  Executor& operator=(const Executor&) = delete;
+  ~Executor() {
+    // Not run: no memory for its workspace. Only a repeatable one may be destroyed.
+    if (executor_ == nullptr) return;
+    const auto make_repeatable = address_of("aclSetAclOpExecutorRepeatable");
+    const auto destroy = address_of("aclDestroyAclOpExecutor");
+    if (make_repeatable == nullptr || destroy == nullptr) return;  // a CANN before 8.0: lost, as torch_npu loses it
+    if (reinterpret_cast<decltype(&aclSetAclOpExecutorRepeatable)>(make_repeatable)(executor_) != ACLNN_SUCCESS) return;
+    reinterpret_cast<decltype(&aclDestroyAclOpExecutor)>(destroy)(executor_);
+  }
+  aclOpExecutor* release() { return std::exchange(executor_, nullptr); }
+
+ private:
+  aclOpExecutor* executor_;
+};
+
+}  // namespace
+
+void* address_of(const std::string& name) { return GetOpApiFuncAddr(name.c_str()); }
+
+void* required_address_of(const char* name) {
+  void* address = address_of(name);
+  TORCH_CHECK(address != nullptr, name, " is in none of CANN's operator libraries (libopapi.so)");
+  return address;
+}
+
+std::string soc_name() {
+  const char* name = aclrtGetSocName();
+  TORCH_CHECK(name != nullptr, "aclrtGetSocName: ", recent_message());
+  return name;
+}
+
+void check_made(const void* object, const char* by) { TORCH_CHECK(object != nullptr, by, ": ", recent_message()); }
+
+void execute(const char* name, const FirstPhase& first_phase, std::shared_ptr<Handles> handles) {
+  using SecondPhase = aclnnStatus(void*, uint64_t, aclOpExecutor*, aclrtStream);
+  const auto second_phase = function<SecondPhase>(name);
+  const std::string first_name = std::string(name) + "GetWorkspaceSize";
+  void* address = required_address_of(first_name.c_str());
+  at_npu::native::ApplyDeterministicLevel(c10_npu::GetDeterministicLevel(),
+                                          at::globalContext().deterministicAlgorithms(), true);
+  uint64_t size = 0;
+  aclOpExecutor* planned = nullptr;
+  const aclnnStatus status = first_phase(address, &size, &planned);
+  TORCH_CHECK(status == ACLNN_SUCCESS, first_name, " returned ", status, ": ", recent_message());
+  Executor executor(planned);
+
+  // Given back before the task has run: whoever gets it next on this stream comes after the task.
+  c10::DataPtr workspace;
+  if (size > 0) workspace = c10::GetAllocator(c10::DeviceType::PrivateUse1)->allocate(size);
+  const c10_npu::NPUStream stream = c10_npu::getCurrentNPUStream();
+  at_npu::native::OpCommand::RunOpApiV2(
+      name,
+      [second_phase, memory = workspace.get(), size, executor = executor.release(),
+       stream = stream.stream(/*need_empty=*/false), handles = std::move(handles)]() mutable -> int {
+        const aclnnStatus status = second_phase(memory, size, executor, stream);
+        handles.reset();
+        return status;
+      });
+}
+
+}  // namespace ascendspeed::npu
