@@ -25,8 +25,9 @@ fail() {
 version_of() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null || true; }
 supported() { [[ "$1" == 3.10 || "$1" == 3.11 || "$1" == 3.12 ]]; }
 
-# The version of the torch that a python has, without importing it; fails when it has none.
-torch_version() { "$1" -c 'from importlib.metadata import version; print(version("torch"))' 2>/dev/null; }
+# The version of a package that a python has, without importing it; fails when it has none.
+version_in() { "$2" -c "from importlib.metadata import version; print(version('$1'))" 2>/dev/null; }
+torch_version() { version_in torch "$1"; }
 
 # Set `python` to the interpreter of the environment to use, which may not exist yet, and `owned` to whether it is .venv.
 choose_environment() {
@@ -43,32 +44,42 @@ choose_environment() {
   python="$root/.venv/bin/python" owned=true
 }
 
-# Everything that makes an installed environment or a built extension out of date, as text.
-wanted_state() {
+# Everything that makes the extensions in this checkout out of date, as text.
+wanted_build() {
   local hasher=(sha256sum)
   command -v sha256sum >/dev/null || hasher=(shasum -a 256)
-  echo "root $root"
-  echo "environment $python"
   "$python" -c 'import sys; print("python", sys.version.split()[0])'
   echo "torch $(torch_version "$python")"
   echo "werror ${ASCENDSPEED_WERROR:-}"
-  find pyproject.toml setup.py scripts/constraints.txt csrc -type f | LC_ALL=C sort | xargs "${hasher[@]}"
+  # Of csrc/hostcann the extensions read the headers only.
+  find pyproject.toml setup.py scripts/constraints.txt csrc -type f \( -path 'csrc/hostcann/include/*' -o ! -path 'csrc/hostcann/*' \) |
+    LC_ALL=C sort | xargs "${hasher[@]}"
 }
 
-# One stamp lies in the environment (what is installed there), its twin in build/ (for which environment the extension
-# in this checkout was built): two environments that take turns on one checkout are both served correctly.
+# The same of an installed environment.
+wanted_state() {
+  echo "root $root"
+  echo "environment $python"
+  echo "torch_npu $(version_in torch_npu "$python")"
+  wanted_build
+}
+
+# One stamp lies in the environment (what is installed there), one in build/ (what the extensions in this checkout were
+# built for): environments that take turns on one checkout are served correctly, and without building again where the
+# same torch serves both.
 environment_stamp() { echo "$("$python" -c 'import sys; print(sys.prefix)')/.ascendspeed-setup"; }
 
 # Whether the package is installed and its extension built, as the files now are.
 built() {
-  local stamp state extensions
+  local stamp extensions
   [[ -x "$python" ]] && torch_version "$python" >/dev/null || return 1
   stamp="$(environment_stamp)"
   [[ -f "$stamp" && -f "$stamp-extras" && -f build/.setup ]] || return 1
   extensions=(ascendspeed/_C*.so)
   [[ -e "${extensions[0]}" ]] || return 1
-  state="$(wanted_state)"
-  [[ "$state" == "$(<"$stamp")" && "$state" == "$(<build/.setup)" ]]
+  extensions=(ascendspeed/_npu*.so)
+  [[ -e "${extensions[0]}" ]] || ! version_in torch_npu "$python" >/dev/null || return 1
+  [[ "$(wanted_state)" == "$(<"$stamp")" && "$(wanted_build)" == "$(<build/.setup)" ]]
 }
 
 has_extras() {
@@ -149,7 +160,7 @@ set_up() {
   require_compiler
   if [[ "$owned" == true ]]; then
     make_venv
-    say "installing $(grep '^torch' scripts/constraints.txt) into .venv"
+    say "installing $(grep '^torch==' scripts/constraints.txt) into .venv"
     local index=()
     [[ -z "${ASCENDSPEED_TORCH_INDEX_URL:-}" ]] || index=(--index-url "$ASCENDSPEED_TORCH_INDEX_URL")
     install ${index[@]+"${index[@]}"} --constraint scripts/constraints.txt torch
@@ -170,11 +181,12 @@ set_up() {
   # The extension must be built against this very torch, so without pip's isolated build environment.
   install --constraint build/.setup-constraints "setuptools>=77"
   install --constraint build/.setup-constraints --no-build-isolation --editable ".${all:+[$all]}"
-  "$python" -c 'import ascendspeed.ops' >&2 || fail "the extension was built but does not load (see above)"
+  # Without torch_npu, which loads only where CANN is on the loader's path.
+  TORCH_DEVICE_BACKEND_AUTOLOAD=0 "$python" -c 'import ascendspeed.ops' >&2 || fail "the extension was built but does not load (see above)"
 
   mv build/.setup-extras "$stamp-extras"
-  wanted_state >build/.setup
-  cp build/.setup "$stamp"
+  wanted_build >build/.setup
+  wanted_state >"$stamp"
 }
 
 # Install what further extras need, without building again.
