@@ -9,8 +9,17 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils.checkpoint import checkpoint
 
-from ascendspeed.ops import FlashAttention, dropout_gen_mask, flash_attention_score, npu_flash_attention, reference
+from ascendspeed import ops
+from ascendspeed.ops import FlashAttention, reference
 from tests.support.cases import Case, philox
+from tests.support.device import DEVICE
+from tests.support.operator import (
+    dropout_gen_mask,
+    flash_attention_score,
+    npu_flash_attention,
+    rng_state,
+    to_device,
+)
 
 SHAPE = (2, 3, 75, 101)  # B, N, Sq, Skv: no row begins on a byte
 
@@ -92,10 +101,10 @@ def test_a_seed_is_drawn_from_torchs_generator_when_none_is_given():
 
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_recomputation_meets_the_same_mask(reentrant):
-    inputs = tensors()
+    inputs = [t.detach().requires_grad_() for t in to_device(tensors())]
 
     def attend(*t):
-        return flash_attention_score(*t, 3, "BNSD", keep_prob=0.7).attention_out.square()
+        return ops.flash_attention_score(*t, 3, "BNSD", keep_prob=0.7).attention_out.square()
 
     gradients = []
     for run in (attend, lambda *t: checkpoint(attend, *t, use_reentrant=reentrant)):
@@ -110,9 +119,9 @@ def test_recomputation_meets_the_same_mask(reentrant):
 
 def test_without_dropout_no_random_number_is_drawn():
     torch.manual_seed(3)
-    before = torch.get_rng_state()
+    before = rng_state()
     flash_attention_score(*tensors(), 3, "BNSD")
-    assert torch.equal(before, torch.get_rng_state())
+    assert torch.equal(before, rng_state())
 
 
 def test_softmax_sum_is_that_before_dropout():
@@ -148,18 +157,19 @@ def test_keep_prob_0_of_the_first_release_gives_zeros():
 
 def test_the_module_drops_out_and_its_backward_meets_the_same_mask():
     case = Case(2, 1, 1, 30, 30, 8, 8, layout="BSH")
-    inputs = [t.double().requires_grad_() for t in case.tensors()[:3]]
+    small = [t[:1, :5].double().requires_grad_() for t in case.tensors()[:3]]
 
     def attend(*t):
         torch.manual_seed(4)  # the same seed for each evaluation of the finite differences
-        return FlashAttention()(*(x.float() for x in t), 1, "BSH", keep_prob=0.6).double()
+        return FlashAttention()(*(to_device(x.float()) for x in t), 1, "BSH", keep_prob=0.6).double().cpu()
 
-    small = [t[:1, :5].detach().requires_grad_() for t in inputs]
     assert torch.autograd.gradcheck(attend, small, eps=1e-2, atol=1e-3, rtol=1e-3)
 
 
 def test_opcheck_of_the_generator():
-    torch.library.opcheck(torch.ops.ascendspeed.dropout_gen_mask.default, (torch.empty(0), 1000, 0.5, 3, 4))
+    torch.library.opcheck(
+        torch.ops.ascendspeed.dropout_gen_mask.default, (torch.empty(0, device=DEVICE), 1000, 0.5, 3, 4)
+    )
 
 
 @pytest.mark.parametrize(
@@ -181,18 +191,18 @@ def test_generator_refuses_bad_input(arguments, message):
         (9, 1.5, "keep_prob=1.5 is outside (0, 1] [161002]"),
     ],
 )
-@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize("device", [DEVICE, "meta"])
 @pytest.mark.parametrize("fake", [False, True])
 def test_a_mask_that_cannot_be_is_refused(numel, keep_prob, message, device, fake):
     with FakeTensorMode() if fake else nullcontext(), pytest.raises(ValueError, match=re.escape(message)):
-        dropout_gen_mask(torch.empty(0, device=device), numel, keep_prob, 1)
+        ops.dropout_gen_mask(torch.empty(0, device=device), numel, keep_prob, 1)
 
 
 @pytest.mark.parametrize("numel", [0, 1, 128, 129, 100_001])
 def test_a_fake_mask_is_like_the_real_one(numel):
-    real = dropout_gen_mask(torch.empty(0), numel, 0.5, 3)
+    real = ops.dropout_gen_mask(torch.empty(0, device=DEVICE), numel, 0.5, 3)
     with FakeTensorMode():
-        fake = dropout_gen_mask(torch.empty(0), numel, 0.5, 3)
+        fake = ops.dropout_gen_mask(torch.empty(0, device=DEVICE), numel, 0.5, 3)
     assert isinstance(fake, FakeTensor)
     assert (fake.shape, fake.dtype, fake.device) == (real.shape, real.dtype, real.device)
 

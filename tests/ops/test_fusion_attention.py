@@ -9,10 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ascendspeed import ops
-from ascendspeed.ops import compressed_atten_mask, dropout_gen_mask, flash_attention_score, reference
-from tests.ops.test_flash_attention_score import within
-from tests.support.bounds import bounds
+from ascendspeed.ops import compressed_atten_mask, reference
+from tests.support import operator
+from tests.support.bounds import bounds, within
 from tests.support.cases import Case, cases
+from tests.support.operator import dropout_gen_mask, flash_attention_score, npu_dropout_gen_mask, rng_state
 
 # torch_npu 2.14.0, npu_native_functions_by_codegen.yaml and npu_native_functions.yaml.
 SCHEMAS = """
@@ -80,11 +81,11 @@ def attributes_of(case: Case, version: int) -> dict:
 
 
 def forward(version: int):
-    return ops.npu_fusion_attention if version == 1 else ops.npu_fusion_attention_v2
+    return operator.npu_fusion_attention if version == 1 else operator.npu_fusion_attention_v2
 
 
 def backward(version: int):
-    return ops.npu_fusion_attention_grad if version == 1 else ops.npu_fusion_attention_grad_v2
+    return operator.npu_fusion_attention_grad if version == 1 else operator.npu_fusion_attention_grad_v2
 
 
 def differentiable(attributes: dict) -> dict:
@@ -179,7 +180,7 @@ def test_a_drawn_seed_comes_from_torchs_generator_and_is_returned(version):
     assert torch.equal(first[0], again[0])
     assert not torch.equal(first[0], second[0])
     assert torch.equal(attend(seed=first[4], offset=first[5])[0], first[0])
-    mask = ops._npu_dropout_gen_mask(inputs[0], [first[6]], float(1) - 0.7, first[4], first[5])
+    mask = npu_dropout_gen_mask(inputs[0], [first[6]], float(1) - 0.7, first[4], first[5])
     external = attend(dropout_mask=mask, seed=first[4], offset=first[5])
     assert torch.equal(external[0], first[0])
     assert external[4:] == first[4:]
@@ -194,11 +195,11 @@ def test_an_offset_alone_names_a_mask(version):
 
 @pytest.mark.parametrize("version", [1, 2])
 def test_nothing_is_drawn_where_nothing_is_dropped(version):
-    state = torch.get_rng_state()
+    state = rng_state()
     assert forward(version)(*small(), 3, "BNSD", seed=7, offset=8)[4:] == (0, 0, 2 * 3 * 40 * 50)
     every = torch.full((1500,), 255, dtype=torch.uint8)
     assert forward(version)(*small(), 3, "BNSD", keep_prob=0.5, dropout_mask=every)[4:6] == (0, 0)
-    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(rng_state(), state)
 
 
 @pytest.mark.parametrize("version", [1, 2])
@@ -248,7 +249,7 @@ def test_backward_needs_what_the_forward_returned(version, missing):
 
 @given(st.integers(0, 3000), st.floats(0, 1), st.integers(1, 2**62), st.integers(0, 2**40))
 def test_gen_mask_takes_the_probability_of_dropping(numel, p, seed, offset):
-    mask = ops._npu_dropout_gen_mask(torch.empty(0), [numel, 1], p, seed, offset, parallel=False, sync=True)
+    mask = npu_dropout_gen_mask(torch.empty(0), [numel, 1], p, seed, offset, parallel=False, sync=True)
     assert mask.shape == (math.ceil(numel / 128) * 16,)
     if 1 - p > 0:
         assert torch.equal(mask, dropout_gen_mask(torch.empty(0), numel, 1 - p, seed, offset))
@@ -259,7 +260,7 @@ def test_gen_mask_takes_the_probability_of_dropping(numel, p, seed, offset):
 @pytest.mark.parametrize("p", [-0.1, 1.5, math.nan])
 def test_gen_mask_refuses_what_is_no_probability(p):
     with pytest.raises(ValueError, match=rf"p={p} is not in \[0, 1\] \[161002\]"):
-        ops._npu_dropout_gen_mask(torch.empty(0), [8], p, 1, 0)
+        npu_dropout_gen_mask(torch.empty(0), [8], p, 1, 0)
 
 
 @pytest.mark.parametrize(
@@ -275,7 +276,7 @@ def test_the_documented_example_of_torch_npu(mode, pre, following):
         atten_mask = (full.triu(following + 1) + full.tril(-pre - 1)).to(torch.float16).bool()
     elif mode in (2, 3, 4):
         atten_mask = torch.ones(2048, 2048).triu(1).to(torch.float16).bool()
-    output = ops.npu_fusion_attention(
+    output = operator.npu_fusion_attention(
         query, key, value, head_num=8, input_layout="BNSD", scale=0.08838, sparse_mode=mode,
         atten_mask=atten_mask, pre_tockens=pre, next_tockens=following,
     )  # fmt: skip
@@ -294,7 +295,7 @@ def test_the_documented_examples_of_pse_and_sink():
     nothing = torch.zeros(1, 4, 16, 16, dtype=torch.bool)
     for extra, problem in (({"pse": pse}, {"shift": pse.double()}), ({"sink": sink}, {"sink": sink})):
         problem |= {"scale": 0.125, "mask": nothing}
-        out = ops.npu_fusion_attention(query, key, value, head_num=4, input_layout="BNSD", scale=0.125, **extra)[0]
+        out = operator.npu_fusion_attention(query, key, value, head_num=4, input_layout="BNSD", scale=0.125, **extra)[0]
         bound = bounds(query, key, value, torch.zeros_like(query), **problem).attention_out
         within("attention_out", out, reference.attention(query, key, value, **problem).attention_out, bound)
 
@@ -330,9 +331,9 @@ def test_rope_inputs_add_to_the_scores_and_have_gradients():
     lists = {"actual_seq_qlen": ends, "actual_seq_kvlen": ends, "sparse_mode": 3, "scale": 0.1}
     lists["atten_mask"] = compressed_atten_mask(3)
     inputs = [t.requires_grad_() for t in (query, key, value, query_rope, key_rope)]
-    output = ops.npu_fusion_attention_v2(*inputs[:3], 4, "TND", query_rope=query_rope, key_rope=key_rope, **lists)
+    output = operator.npu_fusion_attention_v2(*inputs[:3], 4, "TND", query_rope=query_rope, key_rope=key_rope, **lists)
     joined = [torch.cat([query, query_rope], -1), torch.cat([key, key_rope], -1), value]
-    expected = ops.npu_fusion_attention_v2(*joined, 4, "TND", **lists)
+    expected = operator.npu_fusion_attention_v2(*joined, 4, "TND", **lists)
     for actual, tensor in zip(output[:3], expected[:3], strict=True):
         assert torch.equal(actual, tensor)
     dy = torch.randn(output[0].shape, generator=generator).bfloat16()
@@ -341,7 +342,7 @@ def test_rope_inputs_add_to_the_scores_and_have_gradients():
         assert torch.equal(actual, gradient)
     lists["scale_value"] = lists.pop("scale")
     with torch.no_grad():
-        results = ops.npu_fusion_attention_grad_v2(
+        results = operator.npu_fusion_attention_grad_v2(
             *inputs[:3], dy, 4, "TND", query_rope=query_rope, key_rope=key_rope, softmax_max=output[1],
             softmax_sum=output[2], attention_in=output[0], **lists,
         )  # fmt: skip

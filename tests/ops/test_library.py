@@ -7,7 +7,10 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from ascendspeed.ops import compressed_atten_mask, flash_attention_score
+from tests.support import operator
 from tests.support.cases import LAYOUTS, Case
+from tests.support.device import DEVICE, cpu_only
+from tests.support.operator import to_device
 
 FORWARD = torch.ops.ascendspeed.flash_attention_score.default
 BACKWARD = torch.ops.ascendspeed.flash_attention_score_grad.default
@@ -26,9 +29,9 @@ OPCHECK_CASES = [
 ]
 
 
-def inputs_of(case, requires_grad=True):
-    query, key, value, dy = case.tensors()
-    return [t.requires_grad_(requires_grad) for t in (query, key, value)], dy
+def inputs_of(case):
+    query, key, value, dy = to_device(case.tensors())
+    return [t.requires_grad_() for t in (query, key, value)], dy
 
 
 @pytest.mark.parametrize(
@@ -36,14 +39,15 @@ def inputs_of(case, requires_grad=True):
 )
 def test_opcheck(case):
     inputs, dy = inputs_of(case)
-    torch.library.opcheck(FORWARD, (*inputs, case.heads, case.layout), case.attributes())
+    attributes = to_device(case.attributes())
+    torch.library.opcheck(FORWARD, (*inputs, case.heads, case.layout), attributes)
     with torch.no_grad():
-        out, maximum, total = FORWARD(*inputs, case.heads, case.layout, **case.attributes())
+        out, maximum, total = FORWARD(*inputs, case.heads, case.layout, **attributes)
     tensors = [t.detach() for t in inputs]
     torch.library.opcheck(
         BACKWARD,
         (*tensors, dy, maximum, total, None, out, case.heads, case.layout),
-        case.attributes() | {"needs_dpse": case.pse is not None and case.pse_type in (0, 1)},
+        attributes | {"needs_dpse": case.pse is not None and case.pse_type in (0, 1)},
     )
 
 
@@ -55,7 +59,8 @@ def test_gradcheck_through_float64(mode):
     attributes = case.attributes() | ({"pre_tockens": 1, "next_tockens": 1} if mode == 4 else {})
 
     def upcast(*tensors):
-        return flash_attention_score(*(t.float() for t in tensors), 4, "BNSD", **attributes).attention_out.double()
+        tensors = (t.float() for t in tensors)
+        return operator.flash_attention_score(*tensors, 4, "BNSD", **attributes).attention_out.double()
 
     inputs = [t.double().requires_grad_() for t in case.tensors()[:3]]
     assert torch.autograd.gradcheck(upcast, inputs, eps=1e-2, atol=1e-3, rtol=1e-3)
@@ -79,7 +84,7 @@ def test_a_second_derivative_is_refused():
 
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_compile_gives_the_same_as_eager_and_keeps_dynamic_shapes(dynamic):
-    mask = compressed_atten_mask(3)
+    mask = compressed_atten_mask(3, DEVICE)
     frames = []
 
     def counting_backend(graph, _):
@@ -115,15 +120,14 @@ def test_a_bad_call_is_refused_while_tracing():
         return flash_attention_score(query, query, query, 3, "BNSD").attention_out
 
     with pytest.raises(Exception, match=r"head_num=3 is not the head count 2"):
-        torch.compile(attend, backend="eager", fullgraph=True)(torch.randn(1, 2, 4, 4))
+        torch.compile(attend, backend="eager", fullgraph=True)(torch.randn(1, 2, 4, 4, device=DEVICE))
 
 
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_activation_checkpointing_gives_the_same_gradients(reentrant):
     inputs, dy = inputs_of(Case(1, 2, 2, 30, 30, 8, 8))
-    attend = functools.partial(
-        flash_attention_score, head_num=2, input_layout="BNSD", atten_mask=compressed_atten_mask(2), sparse_mode=2
-    )
+    mask = compressed_atten_mask(2, DEVICE)
+    attend = functools.partial(flash_attention_score, head_num=2, input_layout="BNSD", atten_mask=mask, sparse_mode=2)
     plain = torch.autograd.grad(attend(*inputs).attention_out, inputs, dy)
     for tensor in inputs:
         tensor.grad = None
@@ -134,13 +138,14 @@ def test_activation_checkpointing_gives_the_same_gradients(reentrant):
 
 def test_a_mask_changed_in_place_before_the_backward_is_noticed():
     inputs, dy = inputs_of(Case(1, 1, 1, 4, 4, 4, 4))
-    mask = torch.zeros(4, 4, dtype=torch.bool)
+    mask = torch.zeros(4, 4, dtype=torch.bool, device=DEVICE)
     out = flash_attention_score(*inputs, 1, "BNSD", atten_mask=mask).attention_out
     mask[0, 0] = True
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         out.backward(dy)
 
 
+@cpu_only("results do not depend on torch.set_num_threads")
 @pytest.mark.parametrize("mode", [0, 1, 2, 3, 4, 6])
 def test_results_are_bitwise_the_same_for_any_number_of_threads(mode):
     case = Case(
@@ -150,6 +155,7 @@ def test_results_are_bitwise_the_same_for_any_number_of_threads(mode):
     agree_for_threads(case, (1, 2, 3, 7))
 
 
+@cpu_only("how much memory a thread may take for itself")
 def test_heads_too_large_for_the_scratch_are_computed_twice_to_the_same_bits():
     """dq of 8 heads in float32 takes 132 MiB: one thread may hold 48 of them and so none, seven may hold all."""
     case = Case(
@@ -174,17 +180,30 @@ def agree_for_threads(case, counts):
             assert torch.equal(one, two)
 
 
+def allocated(case, mask) -> int:
+    """Bytes that forward and backward take: on the CPU all in all, on another device at most at one time."""
+    inputs, dy = inputs_of(case)
+
+    def run():
+        out = flash_attention_score(*inputs, 2, "BNSD", atten_mask=mask, sparse_mode=2).attention_out
+        torch.autograd.grad(out, inputs, dy)
+
+    if DEVICE == "cpu":
+        with torch.profiler.profile(profile_memory=True, activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+            run()
+        return sum(event.cpu_memory_usage for event in profile.events() if event.cpu_memory_usage > 0)
+    memory = torch.get_device_module(DEVICE)
+    memory.reset_peak_memory_stats()
+    before = memory.memory_allocated()
+    run()
+    return memory.max_memory_allocated() - before
+
+
 def test_no_buffer_grows_with_the_square_of_the_length():
-    """All that forward and backward allocate, for S and 2 S: twice as much, where S x S would be four times."""
+    """For S and 2 S: twice as much, where S x S would be four times."""
+    mask = compressed_atten_mask(2, DEVICE)
     totals = []
     for length in (2048, 4096):
-        inputs, dy = inputs_of(Case(1, 2, 2, length, length, 16, 16))
-        with torch.profiler.profile(profile_memory=True, activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
-            out = flash_attention_score(
-                *inputs, 2, "BNSD", atten_mask=compressed_atten_mask(2), sparse_mode=2
-            ).attention_out
-            torch.autograd.grad(out, inputs, dy)
-        allocated = sum(event.cpu_memory_usage for event in profile.events() if event.cpu_memory_usage > 0)
-        totals.append(allocated)
-        assert allocated < length * length * 4, "less than one float32 score matrix"
+        totals.append(allocated(Case(1, 2, 2, length, length, 16, 16), mask))
+        assert 0 < totals[-1] < length * length * 4, "less than one float32 score matrix"
     assert totals[1] < 2.2 * totals[0]

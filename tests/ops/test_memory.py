@@ -1,11 +1,13 @@
-"""Inputs whose elements share memory, and problems without a batch, in every layout."""
+"""Inputs whose elements share memory, problems without a batch in every layout, and memory before it is written."""
 
 import pytest
 import torch
 from torch import Tensor
 
-from ascendspeed.ops import compressed_atten_mask, flash_attention_score
+from ascendspeed.ops import compressed_atten_mask
 from tests.support.cases import DTYPES, LAYOUTS, arrange
+from tests.support.device import DEVICE
+from tests.support.operator import flash_attention_score, flash_attention_score_grad
 
 HEADS, LENGTH, DIM = 2, 150, 8
 # [B, S, H] etc. of a batch of 3; the strides of a window that moves on by less than its own length.
@@ -29,6 +31,16 @@ def overlapping(shape: tuple[int, ...], dtype: torch.dtype, seed: int) -> Tensor
     view = memory.as_strided(shape, strides)
     assert view.numel() > memory.numel()
     return view
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_memory_that_nobody_wrote_is_nan(dtype):
+    """What the tests rely on to see that an output was left out."""
+    for empty in (
+        torch.empty(9, dtype=dtype, device=DEVICE),
+        torch.empty_strided((3,), (2,), dtype=dtype, device=DEVICE),
+    ):
+        assert empty.isnan().all()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -68,9 +80,7 @@ def test_what_the_backward_reads_of_the_forward_may_have_any_strides(layout, sof
     }
 
     def gradients(**changes):
-        return torch.ops.ascendspeed.flash_attention_score_grad(
-            query, key, value, softmax_in=None, **attributes, **(read | changes)
-        )[:5]
+        return flash_attention_score_grad(query, key, value, softmax_in=None, **attributes, **(read | changes))[:5]
 
     arranged = {name: arrange(tensor, memory) for name, tensor in read.items()}
     assert all(t.ndim == 1 or not t.is_contiguous() for t in arranged.values())

@@ -4,7 +4,8 @@ import pytest
 import torch
 from hypothesis import given
 
-from ascendspeed.ops import flash_attention_score, reference
+from ascendspeed.ops import reference
+from tests.support.operator import flash_attention_score
 from tests.support.packed import Element, PackedCase, cumulative
 from tests.support.packed_cases import MODES, four_elements, packed_cases
 from tests.support.packed_check import check_packed, run_packed

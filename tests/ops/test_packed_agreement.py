@@ -5,7 +5,10 @@ import dataclasses
 import pytest
 import torch
 
-from ascendspeed.ops import compressed_atten_mask, flash_attention_score
+from ascendspeed import ops
+from ascendspeed.ops import compressed_atten_mask
+from tests.support.device import DEVICE, cpu_only
+from tests.support.operator import flash_attention_score, flash_attention_score_grad, to_device
 from tests.support.packed import Element, PackedCase, as_bnsd
 from tests.support.packed_cases import MODES, four_elements
 from tests.support.packed_check import run_packed
@@ -111,7 +114,7 @@ def test_the_backward_reads_the_statistics_in_the_order_the_forward_wrote(order)
     case = four_elements(3, softmax_layout=order)
     output, gradients = run_packed(case)
     query, key, value, dy = case.tensors()
-    dq = BACKWARD(
+    dq = flash_attention_score_grad(
         query, key, value, dy, output.softmax_max, output.softmax_sum, None, output.attention_out.detach(), 4, "tnd",
         **case.attributes(),
     )[0]  # fmt: skip
@@ -136,6 +139,7 @@ def test_rope_inputs_are_more_depth_of_the_same_scores():
     assert torch.equal(gradients.dv, dv)
 
 
+@cpu_only("results do not depend on torch.set_num_threads")
 @pytest.mark.parametrize("mode", [None, *MODES])
 def test_results_are_bitwise_the_same_for_any_number_of_threads(mode):
     case = four_elements(
@@ -149,6 +153,7 @@ def test_results_are_bitwise_the_same_for_any_number_of_threads(mode):
     agree_for_threads(case, (1, 2, 3, 7))
 
 
+@cpu_only("how much memory a thread may take for itself")
 def test_a_head_too_large_for_the_scratch_is_computed_twice_to_the_same_bits():
     """dq of a group in float32 takes 91 blocks of 72 rows * 272 columns * 8 heads * 4 bytes = 54 MiB for the longest
     element: more than the 48 that one thread may hold, less than the 96 of two."""
@@ -197,8 +202,8 @@ def _in_backward(event: torch.autograd.profiler_util.FunctionEvent) -> bool:
     ids=["stats-TND", "rope", "flattened-pse", "slopes", "sink"],
 )
 def test_opcheck(case):
-    query, key, value, dy = case.tensors()
-    attributes = case.attributes()
+    query, key, value, dy = to_device(case.tensors())
+    attributes = to_device(case.attributes())
     inputs = [t.requires_grad_() for t in (query, key, value)]
     torch.library.opcheck(FORWARD, (*inputs, case.heads, "TND"), attributes)
     inputs = [t.detach() for t in inputs]
@@ -213,11 +218,11 @@ def test_opcheck(case):
 
 def test_compile_gives_the_same_as_eager_forward_and_backward():
     case = four_elements(3)
-    attributes = case.attributes()
-    query, key, value, dy = case.tensors()
+    attributes = to_device(case.attributes())
+    query, key, value, dy = to_device(case.tensors())
 
     def attend(query, key, value):
-        output = flash_attention_score(query * 2, key, value, 4, "TND", **attributes)
+        output = ops.flash_attention_score(query * 2, key, value, 4, "TND", **attributes)
         return output.attention_out.sin(), output.softmax_sum
 
     results = []
@@ -231,12 +236,12 @@ def test_compile_gives_the_same_as_eager_forward_and_backward():
 
 def test_a_bad_packed_call_is_refused_while_tracing():
     def attend(query):
-        return flash_attention_score(
+        return ops.flash_attention_score(
             query, query, query, 2, "TND", actual_seq_qlen=[3, 9], actual_seq_kvlen=[3, 9]
         ).attention_out
 
     with pytest.raises(Exception, match=r"actual_seq_qlen.*161002"):
-        torch.compile(attend, backend="eager", fullgraph=True)(torch.randn(8, 2, 4))
+        torch.compile(attend, backend="eager", fullgraph=True)(torch.randn(8, 2, 4, device=DEVICE))
 
 
 def test_slices_of_a_padded_batch_and_its_packed_form_agree():

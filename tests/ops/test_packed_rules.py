@@ -5,8 +5,9 @@ import re
 import pytest
 import torch
 
-from ascendspeed.ops import compressed_atten_mask, flash_attention_score
+from ascendspeed.ops import compressed_atten_mask
 from tests.ops.test_rules import mask, names, refusals, zeros
+from tests.support.operator import flash_attention_score, flash_attention_score_grad
 
 N, NKV, D, DROPE = 4, 2, 16, 8
 Q_ENDS, KV_ENDS = [2, 5], [4, 8]  # Sq 2 and 3, Skv 4 and 4
@@ -223,7 +224,7 @@ def test_the_backward_knows_the_shape_of_packed_statistics():
     saved = {"softmax_max": output.softmax_max, "softmax_sum": output.softmax_sum.transpose(0, 1).contiguous()}
     message = re.escape("softmax_sum [4, 5, 8] float32: expected [5, 4, 8] [161002]")
     with pytest.raises(ValueError, match=message):
-        torch.ops.ascendspeed.flash_attention_score_grad(
+        flash_attention_score_grad(
             **call, **saved, softmax_in=None, attention_in=output.attention_out, dy=output.attention_out
         )
 

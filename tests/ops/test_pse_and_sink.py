@@ -3,10 +3,12 @@
 import pytest
 import torch
 
-from ascendspeed.ops import compressed_atten_mask, flash_attention_score, reference
+from ascendspeed.ops import compressed_atten_mask, reference
 from tests.ops.test_flash_attention_score import check, within
 from tests.support.bounds import bounds
 from tests.support.cases import Case
+from tests.support.device import DEVICE
+from tests.support.operator import flash_attention_score
 
 
 @pytest.mark.parametrize("pse_type", [0, 1])
@@ -100,7 +102,7 @@ def test_the_reference_reads_the_compressed_form_alike():
     assert torch.equal(expanded[..., below], full.double()[..., below])
 
 
-@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize("device", [DEVICE, "meta"])
 def test_slopes_have_no_gradient_and_say_so(device):
     query, slopes = torch.randn(1, 2, 11, 4, device=device), torch.ones(2, requires_grad=True, device=device)
     output = flash_attention_score(query, query, query, 2, "BNSD", pse=slopes, pse_type=2)

@@ -8,18 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ascendspeed.ops import (
-    compressed_atten_mask,
-    flash_attention_score,
-    npu_fusion_attention,
-    npu_fusion_attention_grad,
-    npu_ring_attention_update,
-    reference,
-)
+from ascendspeed.ops import compressed_atten_mask, reference
 from ascendspeed.ops.layout import to_bnsd
 from tests.ops.test_flash_attention_score import within
 from tests.support.bounds import bounds
 from tests.support.cases import DTYPES, Case
+from tests.support.operator import (
+    flash_attention_score,
+    npu_fusion_attention,
+    npu_fusion_attention_grad,
+    npu_ring_attention_update,
+)
 
 FLT_MAX = torch.finfo(torch.float32).max
 _U = torch.finfo(torch.float32).eps / 2

@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from ascendspeed.ops import compressed_atten_mask, flash_attention_score
+from ascendspeed.ops import compressed_atten_mask
+from tests.support.device import DEVICE
+from tests.support.operator import flash_attention_score, flash_attention_score_grad, rng_state
 
 B, N, NKV, SQ, SKV, D = 2, 4, 2, 6, 8, 16
 
@@ -225,10 +227,10 @@ def test_a_missing_tensor_is_a_null_pointer(name, keep_prob):
 
 
 def test_a_refused_call_draws_no_seed():
-    before = torch.get_rng_state()
+    before = rng_state()
     with pytest.raises(ValueError, match="head_num=3"):
         call({"head_num": 3, "keep_prob": 0.5})
-    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(rng_state(), before)
 
 
 def test_a_legal_call_is_legal():
@@ -285,11 +287,12 @@ GRAD_INVALID = [
 def test_bad_input_of_the_backward_is_refused_by_name(changes, message):
     def run():
         call = grad_arguments() | {name: make() if callable(make) else make for name, make in changes.items()}
-        torch.ops.ascendspeed.flash_attention_score_grad(**call)
+        flash_attention_score_grad(**call)
 
     assert message in refusals(run, ValueError)
 
 
+QUERY_DEVICE = torch.empty(0, device=DEVICE).device  # with its number, if such devices have one
 # Of every tensor argument one that would be legal if it were on the device of query.
 ELSEWHERE = {
     "key": (B, NKV, SKV, D),
@@ -314,16 +317,16 @@ ELSEWHERE_GRAD = ELSEWHERE | {
 @pytest.mark.parametrize("name", ELSEWHERE)
 def test_tensors_on_two_devices_are_refused_by_name(name):
     text = refusals(lambda: call({name: torch.zeros(ELSEWHERE[name], device="meta")}), ValueError)
-    assert text == f"{name}: device meta differs from cpu of query [161002]"
+    assert text == f"{name}: device meta differs from {QUERY_DEVICE} of query [161002]"
 
 
 @pytest.mark.parametrize("name", ELSEWHERE_GRAD)
 def test_tensors_of_the_backward_on_two_devices_are_refused_by_name(name):
     def run():
         elsewhere = torch.zeros(ELSEWHERE_GRAD[name], device="meta")
-        torch.ops.ascendspeed.flash_attention_score_grad(**grad_arguments() | {name: elsewhere})
+        flash_attention_score_grad(**grad_arguments() | {name: elsewhere})
 
-    assert refusals(run, ValueError) == f"{name}: device meta differs from cpu of query [161002]"
+    assert refusals(run, ValueError) == f"{name}: device meta differs from {QUERY_DEVICE} of query [161002]"
 
 
 def test_every_tensor_argument_has_a_device_to_differ_by():

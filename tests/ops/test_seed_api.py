@@ -7,13 +7,9 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 import ascendspeed.ops
-from ascendspeed.ops import (
-    FlashAttention,
-    compressed_atten_mask,
-    flash_attention_score,
-    npu_flash_attention,
-    npu_flash_attention_grad,
-)
+from ascendspeed.ops import FlashAttention, compressed_atten_mask
+from tests.support.device import DEVICE
+from tests.support.operator import flash_attention_score, npu_flash_attention, npu_flash_attention_grad, to_device
 
 FORWARD_NAMES = [
     "query", "key", "value", "head_num", "input_layout", "pse", "padding_mask", "atten_mask", "scale", "keep_prob",
@@ -67,12 +63,13 @@ def test_forward_returns_a_list_of_the_output(layout):
 
 
 def test_module_is_differentiable_as_in_the_documentation():
-    query, key, value = tensors()
-    score = FlashAttention()(query, key, value, 4, "SBH", None, None, causal(), 0.25)
+    inputs = tensors()
+    query, key, value = (t.detach().requires_grad_() for t in to_device(inputs))
+    score = FlashAttention()(query, key, value, 4, "SBH", None, None, to_device(causal()), 0.25)
     score.sum().backward()
-    expected = flash_attention_score(query, key, value, 4, "SBH", atten_mask=causal(), scale=0.25).attention_out
-    assert torch.equal(score, expected)
-    assert torch.equal(query.grad, torch.autograd.grad(expected.sum(), query)[0])
+    expected = flash_attention_score(*inputs, 4, "SBH", atten_mask=causal(), scale=0.25).attention_out
+    assert torch.equal(score.cpu(), expected)
+    assert torch.equal(query.grad.cpu(), torch.autograd.grad(expected.sum(), inputs[0])[0])
 
 
 def test_single_backward_returns_14_entries_in_argument_order():
@@ -119,8 +116,9 @@ def test_a_mask_first_made_for_evaluation_serves_training(monkeypatch):
     monkeypatch.setattr("ascendspeed.ops.masks._made", {})
     query = torch.randn(1, 1, 9, 4, requires_grad=True)
     with torch.inference_mode():
-        compressed_atten_mask(2)
-    out = flash_attention_score(query, query, query, 1, "BNSD", atten_mask=compressed_atten_mask(2), sparse_mode=2)
+        compressed_atten_mask(2, DEVICE)
+    mask = compressed_atten_mask(2, DEVICE)
+    out = flash_attention_score(query, query, query, 1, "BNSD", atten_mask=mask, sparse_mode=2)
     out.attention_out.sum().backward()
     assert query.grad is not None
 

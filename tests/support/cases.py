@@ -11,8 +11,9 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ascendspeed.ops import compressed_atten_mask, dropout_gen_mask, reference
+from ascendspeed.ops import compressed_atten_mask, reference
 from ascendspeed.ops.layout import from_bnsd, to_bnsd
+from tests.support.operator import dropout_gen_mask
 
 LAYOUTS = ("BSH", "SBH", "BSND", "BNSD")
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)

@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ascendspeed.ops import compressed_atten_mask, dropout_gen_mask, reference
+from ascendspeed.ops import compressed_atten_mask, reference
 from tests.support.cases import arrange, sinks, unless_expanded
+from tests.support.operator import dropout_gen_mask
 
 NO_LIMIT = 2147483647
 

@@ -6,9 +6,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ascendspeed.ops import flash_attention_score, reference
+from ascendspeed.ops import reference
 from ascendspeed.ops.flash_attention import FlashAttentionScoreOutput
 from tests.support.bounds import bounds, within
+from tests.support.operator import flash_attention_score
 from tests.support.packed import Element, PackedCase, as_bnsd
 
 

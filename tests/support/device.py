@@ -1,0 +1,18 @@
+"""The device whose kernels the tests run: ASCENDSPEED_TEST_DEVICE, by default the CPU."""
+
+import os
+
+import pytest
+
+_BACKENDS = {"cpu": "gloo", "npu": "hccl", "cuda": "nccl"}
+
+DEVICE = os.environ.get("ASCENDSPEED_TEST_DEVICE", "cpu")
+if DEVICE not in _BACKENDS:
+    raise ValueError(f"ASCENDSPEED_TEST_DEVICE={DEVICE} is not one of {', '.join(_BACKENDS)}")
+
+BACKEND = _BACKENDS[DEVICE]  # of torch.distributed
+
+
+def cpu_only(reason: str) -> pytest.MarkDecorator:
+    """For a test of something that the CPU's kernels alone promise; `reason` says what that is."""
+    return pytest.mark.skipif(DEVICE != "cpu", reason=f"of the CPU's kernels alone: {reason}")
