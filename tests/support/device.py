@@ -4,13 +4,13 @@ import os
 
 import pytest
 
-_BACKENDS = {"cpu": "gloo", "npu": "hccl", "cuda": "nccl"}
+from ascendspeed.device import DEVICE_NAMES, Device
 
 DEVICE = os.environ.get("ASCENDSPEED_TEST_DEVICE", "cpu")
-if DEVICE not in _BACKENDS:
-    raise ValueError(f"ASCENDSPEED_TEST_DEVICE={DEVICE} is not one of {', '.join(_BACKENDS)}")
+if DEVICE not in DEVICE_NAMES:
+    raise ValueError(f"ASCENDSPEED_TEST_DEVICE={DEVICE} is not one of {', '.join(DEVICE_NAMES)}")
 
-BACKEND = _BACKENDS[DEVICE]  # of torch.distributed
+BACKEND = Device(DEVICE).collective_backend  # of torch.distributed
 
 
 def cpu_only(reason: str) -> pytest.MarkDecorator:

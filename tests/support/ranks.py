@@ -1,4 +1,4 @@
-"""Run a function on N ranks: one spawned process each, joined by gloo; every rank's result, or its traceback."""
+"""Run a function on N ranks: a spawned process each, with a device of its own; all results, or a rank's traceback."""
 
 import io
 import multiprocessing
@@ -13,6 +13,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from ascendspeed import device as devices
+from tests.support.device import DEVICE
+
 __all__ = ["RankFailedError", "run_ranks"]
 
 
@@ -20,9 +23,12 @@ class RankFailedError(AssertionError):
     """A rank raised, died or did not finish in time; the message holds its traceback."""
 
 
-def run_ranks(world_size: int, function: Callable[..., Any], *args: Any, timeout: float = 240.0) -> list[Any]:
-    """Call function(*args) on every rank of a gloo world; its rank is torch.distributed.get_rank().
+def run_ranks(
+    world_size: int, function: Callable[..., Any], *args: Any, timeout: float = 240.0, device: str = DEVICE
+) -> list[Any]:
+    """Call function(*args) on every rank of a world; its rank is torch.distributed.get_rank().
 
+    The device is selected (ascendspeed.device.current() is it), and is the rank's own card if there is more than one.
     Function and arguments must pickle (a function at the top of a module). Results travel through torch.save.
     The first rank that fails ends the others.
 
@@ -35,7 +41,7 @@ def run_ranks(world_size: int, function: Callable[..., Any], *args: Any, timeout
         pipes, ranks = [], []
         for rank in range(world_size):
             ours, theirs = context.Pipe(duplex=False)
-            process = context.Process(target=_rank, args=(theirs, rank, world_size, folder, function, args))
+            process = context.Process(target=_rank, args=(theirs, rank, world_size, folder, device, function, args))
             process.start()
             theirs.close()
             pipes.append(ours)
@@ -75,11 +81,22 @@ def _collect(pipes: list[Connection], deadline: float, timeout: float) -> list[A
     return [results[rank] for rank in range(len(pipes))]
 
 
-def _rank(pipe: Connection, rank: int, world_size: int, folder: str, function: Callable[..., Any], args: Any) -> None:
+def _rank(
+    pipe: Connection,
+    rank: int,
+    world_size: int,
+    folder: str,
+    device: str,
+    function: Callable[..., Any],
+    args: tuple[Any, ...],
+) -> None:
     torch.set_num_threads(1)
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_RANK=str(rank))
     try:
-        dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world_size)
+        here = devices.select(device)
+        here.set(rank)
+        store = f"file://{folder}/store"
+        dist.init_process_group(here.collective_backend, init_method=store, rank=rank, world_size=world_size)
         payload = io.BytesIO()
         torch.save(function(*args), payload)
         dist.barrier()  # nobody leaves while another still talks to it

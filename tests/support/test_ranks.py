@@ -7,13 +7,16 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from ascendspeed import device as devices
+from tests.support.device import BACKEND, DEVICE
 from tests.support.ranks import RankFailedError, run_ranks
 
 pytestmark = pytest.mark.distributed
 
 
 def _sum_of_ranks(offset: int) -> torch.Tensor:
-    total = torch.tensor([dist.get_rank() + offset])
+    assert (devices.current().name, dist.get_backend()) == (DEVICE, BACKEND)
+    total = torch.tensor([dist.get_rank() + offset], device=devices.current().current_device())
     dist.all_reduce(total)
     return total + 100 * dist.get_rank()
 

@@ -25,7 +25,7 @@ from ascendspeed import device as devices
 from ascendspeed.device import cuda_shim
 from ascendspeed.integrations.megatron import AscendDotProductAttention, get_gpt_layer_spec
 
-__all__ = ["LENGTH", "Case", "Step", "draw_seeds", "one_step", "step_of_each"]
+__all__ = ["LENGTH", "Case", "Step", "draw_seeds", "initialize", "one_step", "step_of_each"]
 
 LAYERS, HIDDEN, VOCAB, LENGTH, BATCH, MICROBATCHES = 2, 64, 96, 24, 2, 2
 PREFIXES = ([5, 17], [0, 24])  # per micro-batch: in the middle, nothing, everything
@@ -59,27 +59,29 @@ class Step:
 
 
 def step_of_each(cases: list[Case]) -> list[Step]:
-    """On every rank of a gloo world: one step of each case. All cases have as many ranks as the world."""
-    _initialize()
+    """On every rank of a world: one step of each case. All cases have as many ranks as the world."""
+    initialize()
     return [one_step(case) for case in cases]
 
 
 def draw_seeds(sequence_parallel: tuple[bool, ...]) -> list[int]:
     """On every rank: the dropout seed its core attention draws in a block with and without sequence parallelism."""
-    _initialize()
+    initialize()
     seeds = []
     for parallel in sequence_parallel:
         model_parallel_cuda_manual_seed(1)
         config = _config(Case(ranks=dist.get_world_size(), sequence_parallel=parallel, dropout=0.3))
         attention = AscendDotProductAttention(config, 1, AttnMaskType.causal, "self")
         with get_cuda_rng_tracker().fork() if parallel else nullcontext():  # as TransformerBlock.forward does
-            seeds.append(attention._dropout_seed(torch.empty(0)))
+            seeds.append(attention._dropout_seed(torch.empty(0, device=devices.current().current_device())))
     return seeds
 
 
-def _initialize() -> None:
-    cuda_shim.install(devices.select("cpu"))
+def initialize() -> None:
+    """Megatron on the selected device, with all ranks of the world tensor-parallel and its generators seeded."""
+    cuda_shim.install(devices.current())
     parallel_state.initialize_model_parallel(tensor_model_parallel_size=dist.get_world_size())
+    model_parallel_cuda_manual_seed(1)
 
 
 def one_step(case: Case) -> Step:
@@ -94,7 +96,7 @@ def one_step(case: Case) -> Step:
         max_sequence_length=LENGTH,
         position_embedding_type="rope",
         share_embeddings_and_output_weights=False,
-    )
+    ).to(devices.current().current_device())
     weights = _set_weights(gpt)
     module = Float16Module(config, gpt) if config.bf16 else gpt
     model = DistributedDataParallel(config, DistributedDataParallelConfig(grad_reduce_in_fp32=True), module)
@@ -143,10 +145,12 @@ def _batches() -> list[tuple[Tensor, Tensor]]:
 
 def _forward(batch, model, case: Case):
     tokens, prefix = batch
+    device = devices.current().current_device()
     attention_mask = None
     if case.mask == "prefix":
-        attention_mask = prefix if case.ours else _dense_prefix_mask(prefix)
-    positions = torch.arange(LENGTH).expand(BATCH, -1)
+        attention_mask = prefix if case.ours else _dense_prefix_mask(prefix).to(device)
+    tokens = tokens.to(device)
+    positions = torch.arange(LENGTH, device=device).expand(BATCH, -1)
     losses = model(tokens[:, :-1], positions, attention_mask, labels=tokens[:, 1:])
     return losses, lambda output: (output.float().mean(), output.detach().float().mean())
 
@@ -184,7 +188,7 @@ def _partition(parameter: torch.nn.Parameter) -> tuple[int, int]:
 def _whole(parameter: torch.nn.Parameter, local: Tensor) -> Tensor:
     axis, ranks = _partition(parameter)
     if ranks == 1:
-        return local.clone()
+        return local.to("cpu", copy=True)
     parts = [torch.empty_like(local) for _ in range(ranks)]
     dist.all_gather(parts, local.contiguous(), group=parallel_state.get_tensor_model_parallel_group())
-    return torch.cat(parts, dim=axis)
+    return torch.cat(parts, dim=axis).cpu()

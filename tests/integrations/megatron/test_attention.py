@@ -9,6 +9,7 @@ from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.transformer_config import TransformerConfig
 
 from ascendspeed.integrations.megatron import AscendDotProductAttention
+from tests.support.device import DEVICE
 
 HEADS, SIZE, LENGTH, BATCH = 4, 8, 6, 2
 
@@ -28,7 +29,7 @@ def attention(mask_type=AttnMaskType.causal, ranks=1, layer_number=1, fields=Non
 
 def inputs(heads=HEADS):
     generator = torch.Generator().manual_seed(0)
-    return [torch.randn(LENGTH, BATCH, heads, SIZE, generator=generator) for _ in range(3)]
+    return [torch.randn(LENGTH, BATCH, heads, SIZE, generator=generator).to(DEVICE) for _ in range(3)]
 
 
 @pytest.mark.parametrize(
@@ -130,7 +131,7 @@ def test_neighbouring_layers_do_not_change_each_other():
 
 
 def test_slices_of_megatrons_mixed_qkv_need_no_copy_by_the_caller():
-    mixed = torch.randn(LENGTH, BATCH, HEADS, 3 * SIZE)
+    mixed = torch.randn(LENGTH, BATCH, HEADS, 3 * SIZE, device=DEVICE)
     views = mixed.split(SIZE, dim=3)
     assert not views[1].is_contiguous()
     assert torch.equal(attention()(*views, None), attention()(*(view.contiguous() for view in views), None))

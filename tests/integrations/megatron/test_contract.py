@@ -6,7 +6,10 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from ascendspeed import device as devices
 from ascendspeed.integrations.megatron import contract, masks
+from tests.integrations.megatron.models import initialize
+from tests.support.device import DEVICE
 from tests.support.ranks import RankFailedError, run_ranks
 
 pytestmark = pytest.mark.distributed
@@ -32,18 +35,6 @@ LAYERS = [
 ]
 
 
-def _prepare() -> None:
-    from megatron.core import parallel_state
-    from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
-
-    from ascendspeed import device
-    from ascendspeed.device import cuda_shim
-
-    cuda_shim.install(device.select("cpu"))
-    parallel_state.initialize_model_parallel(tensor_model_parallel_size=dist.get_world_size())
-    model_parallel_cuda_manual_seed(1)
-
-
 def _model(mask: str, **fields):
     from megatron.core.models.gpt import GPTModel
     from megatron.core.transformer.transformer_config import TransformerConfig
@@ -60,18 +51,20 @@ def _model(mask: str, **fields):
         **fields,
     }
     config = TransformerConfig(**settings)
-    return GPTModel(config, get_gpt_layer_spec(config, mask=mask), vocab_size=16, max_sequence_length=8)
+    gpt = GPTModel(config, get_gpt_layer_spec(config, mask=mask), vocab_size=16, max_sequence_length=8)
+    return gpt.to(devices.current().current_device())
 
 
 def _report_each(layers) -> list[tuple[list[str], list[str], bool]]:
-    _prepare()
+    initialize()
     said = []
     for mask, fields in layers:
         model = _model(mask, **fields)
         logged: list[str] = []
-        state = torch.get_rng_state()
+        states = (torch.get_rng_state(), devices.current().get_rng_state())
         lines = contract.report_attention_contract(model, logged.append)
-        said.append((lines, logged, torch.equal(state, torch.get_rng_state())))
+        now = (torch.get_rng_state(), devices.current().get_rng_state())
+        said.append((lines, logged, all(map(torch.equal, states, now))))
     return said
 
 
@@ -85,7 +78,7 @@ def _lie(change: dict) -> None:
 
 def _caught(wrong: dict) -> dict[str, str]:
     """What the contract says of each wrong layer; the empty string if it says nothing."""
-    _prepare()
+    initialize()
     said = {}
     for name, (mask, fields, change) in wrong.items():
         model = _model(mask, **fields)
@@ -102,7 +95,7 @@ def _caught(wrong: dict) -> dict[str, str]:
 
 
 def _one_rank_lies(liar: int) -> None:
-    _prepare()
+    initialize()
     if dist.get_rank() == liar:
         _lie({"prefix": (0, 0, 0)})
     model = _model("prefix")
@@ -126,7 +119,7 @@ SAID = [
         {},
         ["layers 1-2", "mask causal with attention_mask None", "layout SBH sparse_mode 2", "scale 0.353553"],
     ),
-    ("causal", {}, ["keep_prob 1 ", "heads 2 groups 1 of 8", "float32 on cpu/"]),
+    ("causal", {}, ["keep_prob 1 ", "heads 2 groups 1 of 8", f"float32 on {DEVICE}"]),
     ("causal", {"bf16": True}, ["bfloat16"]),
     ("causal", {"attention_dropout": 0.1}, ["keep_prob 0.9"]),
     ("causal", WINDOWED, ["window (4, 0)", "sparse_mode 4", "pre_tockens 4 next_tockens 0"]),

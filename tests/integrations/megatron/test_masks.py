@@ -12,6 +12,8 @@ import torch
 from ascendspeed.integrations.megatron.contract import excluded_by_megatron
 from ascendspeed.integrations.megatron.masks import MAPPING, MASK_KINDS, MappingRow, plan_attention
 from ascendspeed.ops import NO_LIMIT, flash_attention_score, reference
+from tests.integrations.megatron.models import initialize
+from tests.support.device import DEVICE
 from tests.support.ranks import run_ranks
 
 BATCH, HEADS, GROUPS, SIZE = 2, 4, 2, 8
@@ -23,6 +25,13 @@ def row_id(row: MappingRow) -> str:
     return f"{row.kind}-{row.given}{'-window' if row.window else ''}"
 
 
+def sample_inputs(seed: int, query_length: int, key_length: int) -> list[torch.Tensor]:
+    """Query, key and value as Megatron's [s, b, n, d]."""
+    generator = torch.Generator().manual_seed(seed)
+    shapes = ((query_length, HEADS), (key_length, GROUPS), (key_length, GROUPS))
+    return [torch.randn(length, BATCH, n, SIZE, generator=generator).to(DEVICE) for length, n in shapes]
+
+
 def sample_mask(row: MappingRow, query_length: int, key_length: int) -> torch.Tensor | None:
     generator = torch.Generator().manual_seed(query_length * 1000 + key_length)
     if row.given == "nothing":
@@ -30,7 +39,7 @@ def sample_mask(row: MappingRow, query_length: int, key_length: int) -> torch.Te
     if row.given == "lengths":
         least = max(0, key_length - query_length)
         return torch.tensor([least, (least + key_length + 1) // 2])
-    return torch.rand(BATCH, 1, query_length, key_length, generator=generator) < 0.5
+    return (torch.rand(BATCH, 1, query_length, key_length, generator=generator) < 0.5).to(DEVICE)
 
 
 def cases(row: MappingRow):
@@ -49,7 +58,7 @@ def plan(row_or_kind, attention_mask, query_length, key_length, window=None, bat
         batch_size=batch_size,
         query_length=query_length,
         key_length=key_length,
-        device=torch.device("cpu"),
+        device=torch.device(DEVICE),
         window_size=window,
     )
 
@@ -66,9 +75,7 @@ def test_every_mask_type_of_megatron_is_mapped():
 def test_the_operator_computes_what_megatron_means(row):
     """Within 1e-5 of the values' size in float32; the error of a wrong key is of the values' size."""
     for query_length, key_length, window in cases(row):
-        generator = torch.Generator().manual_seed(3)
-        query = torch.randn(query_length, BATCH, HEADS, SIZE, generator=generator)
-        key, value = (torch.randn(key_length, BATCH, GROUPS, SIZE, generator=generator) for _ in range(2))
+        query, key, value = sample_inputs(3, query_length, key_length)
         mask = sample_mask(row, query_length, key_length)
         arguments = plan(row, mask, query_length, key_length, window)
         assert arguments.sparse_mode == (row.sparse_mode or 0)
@@ -89,12 +96,12 @@ def test_the_operator_computes_what_megatron_means(row):
         ).attention_out.unflatten(2, (HEADS, SIZE))
         out = excluded_by_megatron(row.kind, mask, window, query_length, key_length)
         expected = reference.attention(
-            *(t.permute(1, 2, 0, 3) for t in (query, key, value)),
+            *(t.permute(1, 2, 0, 3).cpu() for t in (query, key, value)),
             scale=0.5,
             mask=out.expand(BATCH, HEADS, query_length, key_length),
         ).attention_out
-        error = (got.permute(1, 2, 0, 3) - expected).abs().max()
-        assert error <= 1e-5 * value.abs().max(), (query_length, key_length, window)
+        error = (got.permute(1, 2, 0, 3).cpu() - expected).abs().max()
+        assert error <= 1e-5 * value.abs().max().cpu(), (query_length, key_length, window)
 
 
 # What megatron-core's DotProductAttention has too. It knows neither a prefix nor causal_bottom_right, and for
@@ -104,19 +111,13 @@ MEGATRON_HAS = [row for row in MAPPING if row.kind in {"causal", "padding", "arb
 
 def _both(rows: list[MappingRow]) -> list[float]:
     """The largest difference between Megatron's module and ours over each row's cases, where a query sees a key."""
-    from megatron.core import parallel_state
-    from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
     from megatron.core.transformer.dot_product_attention import DotProductAttention
     from megatron.core.transformer.enums import AttnMaskType
     from megatron.core.transformer.transformer_config import TransformerConfig
 
-    from ascendspeed import device
-    from ascendspeed.device import cuda_shim
     from ascendspeed.integrations.megatron import AscendDotProductAttention
 
-    cuda_shim.install(device.select("cpu"))
-    parallel_state.initialize_model_parallel()
-    model_parallel_cuda_manual_seed(1)
+    initialize()
     worst = []
     for row in rows:
         differences = [0.0]
@@ -134,9 +135,7 @@ def _both(rows: list[MappingRow]) -> list[float]:
                 apply_query_key_layer_scaling=True,
                 attention_softmax_in_fp32=True,
             )
-            generator = torch.Generator().manual_seed(4)
-            query = torch.randn(query_length, BATCH, HEADS, SIZE, generator=generator)
-            key, value = (torch.randn(key_length, BATCH, GROUPS, SIZE, generator=generator) for _ in range(2))
+            query, key, value = sample_inputs(4, query_length, key_length)
             mask = sample_mask(row, query_length, key_length)
             outputs = [
                 module(config, 3, AttnMaskType[row.kind], "self")(query, key, value, mask)
@@ -144,7 +143,7 @@ def _both(rows: list[MappingRow]) -> list[float]:
             ]
             out = excluded_by_megatron(row.kind, mask, window, query_length, key_length)
             sees_a_key = ~out.all(dim=-1).expand(BATCH, 1, query_length).permute(2, 0, 1)
-            differences.append(((outputs[0] - outputs[1]) * sees_a_key).abs().max().item())
+            differences.append(((outputs[0] - outputs[1]).cpu() * sees_a_key).abs().max().item())
         worst.append(max(differences))
     return worst
 
@@ -172,10 +171,10 @@ def test_a_plan_is_frozen():
 
 
 def test_padding_of_keys_is_broadcast_to_every_query():
-    keys = torch.tensor([[False, False, True], [False, True, True]]).view(2, 1, 1, 3)
+    keys = torch.tensor([[False, False, True], [False, True, True]], device=DEVICE).view(2, 1, 1, 3)
     arguments = plan("padding_causal", keys, 3, 3)
     assert arguments.atten_mask.shape == (2, 1, 3, 3)
-    assert torch.equal(arguments.atten_mask, keys | torch.ones(3, 3, dtype=torch.bool).triu(1))
+    assert torch.equal(arguments.atten_mask, keys | torch.ones(3, 3, dtype=torch.bool, device=DEVICE).triu(1))
 
 
 BOOL = torch.zeros(2, 1, 4, 4, dtype=torch.bool)

@@ -5,6 +5,7 @@ import torch
 from megatron.core.transformer.transformer_config import TransformerConfig
 
 from ascendspeed.integrations.megatron.norm import LayerNorm, RMSNorm, norm_class
+from tests.support.device import DEVICE
 
 
 def config(**fields) -> TransformerConfig:
@@ -20,9 +21,9 @@ def config(**fields) -> TransformerConfig:
 def test_a_norm_is_torchs_with_marked_weights(name, norm, plain, sequence_parallel):
     settings = config(normalization=name, sequence_parallel=sequence_parallel)
     assert norm_class(settings) is norm
-    ours = norm(config=settings, hidden_size=32, eps=1e-3)
-    hidden = torch.randn(5, 2, 32)
-    assert torch.equal(ours(hidden), plain(32, eps=1e-3)(hidden))
+    ours = norm(config=settings, hidden_size=32, eps=1e-3).to(DEVICE)
+    hidden = torch.randn(5, 2, 32, device=DEVICE)
+    assert torch.equal(ours(hidden), plain(32, eps=1e-3).to(DEVICE)(hidden))
     assert all(parameter.sequence_parallel is sequence_parallel for parameter in ours.parameters())
 
 
