@@ -197,9 +197,9 @@ def test_nothing_but_the_interface_is_exported(libraries: Path):
     ).stdout
     names = [line.split(maxsplit=2)[2] for line in listing.splitlines()]
     own = {name.partition("(")[0] for name in names if name.startswith("hostcann::")}
-    contract = (ROOT / "csrc" / "hostcann" / "acl" / "stream.h").read_text()
+    contract = "".join((ROOT / "csrc" / "hostcann" / "acl" / name).read_text() for name in ("stream.h", "fault.h"))
     assert own == {
-        f"hostcann::{name}" for name in re.findall(r"^ACL_FUNC_VISIBILITY \w+ (\w+)\(", contract, re.MULTILINE)
+        f"hostcann::{name}" for name in re.findall(r"^ACL_FUNC_VISIBILITY [\w:<>]+ (\w+)\(", contract, re.MULTILINE)
     }
     assert [
         name for name in names if not re.match(r"acl[A-Z]|acl(rt|op|mdl)[A-Z]|rt[A-Z]|Msprof|hostcann::", name)

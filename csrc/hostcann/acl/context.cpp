@@ -103,6 +103,16 @@ aclError find_stream(const char* function, aclrtStream handle, bool same_context
   return ACL_SUCCESS;
 }
 
+int32_t device_of_stream(aclrtStream handle) {
+  if (handle == nullptr) {
+    const auto context = current_context();
+    return context == nullptr ? -1 : context->device;
+  }
+  const std::lock_guard lock(registry().mutex);
+  const auto found = registry().streams.find(static_cast<Stream*>(handle));
+  return found == registry().streams.end() ? -1 : found->second->device;
+}
+
 aclError add_stream(const char* function, aclrtStream* handle) {
   const auto context = current_context();
   if (context == nullptr) return no_context(function);

@@ -4,9 +4,10 @@
 
 #include <array>
 #include <cctype>
-#include <charconv>
 #include <cstdlib>
 #include <string_view>
+
+#include "hostcann/acl/number.h"
 
 namespace hostcann {
 namespace {
@@ -20,10 +21,8 @@ constexpr uint32_t kMaxDevices = 64;
 // The variable as a whole number in [1, limit], or `fallback` when it is not set; what is wrong goes to `problem`.
 uint64_t whole_number(const char* name, const char* value, uint64_t fallback, uint64_t limit, std::string& problem) {
   if (value == nullptr) return fallback;
-  const std::string_view text = value;
-  uint64_t number = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
-  if (error == std::errc() && end == text.data() + text.size() && number >= 1 && number <= limit) return number;
+  const auto number = parse_number<uint64_t>(value);
+  if (number && *number >= 1 && *number <= limit) return *number;
   if (problem.empty()) {
     problem = std::string(name) + "=" + value + " must be a whole number from 1 to " + std::to_string(limit);
   }
@@ -43,6 +42,13 @@ Environment read() {
       result.problem = "ASCENDSPEED_HOSTCANN_SOC=" + result.soc +
                        " is not a product that runs the operators; these do: Ascend910B1 .. Ascend910B4 (Atlas A2), "
                        "Ascend910_9362 .. Ascend910_9392 (Atlas A3), Ascend950PR_* and Ascend950DT_*";
+    }
+  }
+  if (const char* faults = std::getenv("ASCENDSPEED_HOSTCANN_FAULT")) {
+    std::string problem;
+    result.faults = parse_faults(faults, result.devices, &problem);
+    if (!problem.empty() && result.problem.empty()) {
+      result.problem = std::string("ASCENDSPEED_HOSTCANN_FAULT=") + faults + " is malformed: " + problem;
     }
   }
   return result;

@@ -4,6 +4,9 @@
 #include <cstddef>
 #include <cstdint>
 #include <string>
+#include <vector>
+
+#include "hostcann/acl/fault.h"
 
 namespace hostcann {
 
@@ -11,6 +14,7 @@ struct Environment {
   uint32_t devices = 8;                        // ASCENDSPEED_HOSTCANN_DEVICES
   std::size_t memory = std::size_t{64} << 30;  // ASCENDSPEED_HOSTCANN_MEMORY: bytes of each device
   std::string soc = "Ascend910B2";             // ASCENDSPEED_HOSTCANN_SOC
+  std::vector<Fault> faults;                   // ASCENDSPEED_HOSTCANN_FAULT
   std::string problem;                         // names the first variable that is wrong, and the rule; or empty
 };
 

@@ -8,6 +8,7 @@
 
 #include "hostcann/acl/context.h"
 #include "hostcann/acl/environment.h"
+#include "hostcann/acl/fault.h"
 #include "hostcann/acl/stream.h"
 
 namespace {
@@ -51,6 +52,10 @@ aclError allocate(const char* function, void** pointer, std::size_t size, std::s
                                                       " does not fit: device " + std::to_string(device) + " has " +
                                                       std::to_string(environment().memory - used) + " of " +
                                                       std::to_string(environment().memory) + " bytes free");
+  }
+  if (const auto fault = strike(FaultPoint::kMemory, function, device)) {
+    return refuse(ACL_ERROR_RT_MEMORY_ALLOCATION,
+                  std::string(function) + ": size=" + std::to_string(size) + " is refused, " + fault->message);
   }
   void* const made = std::aligned_alloc(kAlignment, (reserved + kAlignment - 1) / kAlignment * kAlignment);
   if (made == nullptr) {

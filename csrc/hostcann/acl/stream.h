@@ -17,6 +17,9 @@ namespace hostcann {
 // out of `work` fails the stream: std::bad_alloc with 207001, any other with 507000.
 ACL_FUNC_VISIBILITY aclError enqueue(aclrtStream stream, std::function<void()> work);
 
+// The device of a stream, or of the calling thread's context for null; -1 where there is none.
+ACL_FUNC_VISIBILITY int32_t device_of_stream(aclrtStream stream);
+
 // Called within enqueued work: the stream has failed. From then on every synchronisation with it returns `code` and
 // sets `message`; work behind it runs on, or is dropped when the stream's failure mode is ACL_STOP_ON_FAILURE. The
 // first failure of a stream stays. Outside of enqueued work, does nothing but set_error.

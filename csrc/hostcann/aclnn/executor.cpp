@@ -5,6 +5,7 @@
 #include <unordered_map>
 
 #include "cpu/microkernel.h"
+#include "hostcann/acl/fault.h"
 #include "hostcann/aclnn/status.h"
 #include "hostcann/aclnn/trace.h"
 
@@ -95,6 +96,18 @@ void check_memory(const MemoryRange& range) {
                                              " bytes do not lie in one block of device memory"};
 }
 
+// The plan's work, or a failure in its place.
+std::function<void()> work_on_stream(const Api& api, int32_t device, const std::shared_ptr<const Plan>& plan,
+                                     void* workspace) {
+  const auto fault = strike(FaultPoint::kOnStream, api.name, device);
+  if (!fault) return [plan, workspace] { plan->run(workspace); };
+  constexpr aclError kAicoreException = 507015;  // CANN's ACL_ERROR_RT_AICORE_EXCEPTION: a kernel has failed
+  const std::string code = std::to_string(kAicoreException);
+  return [message = std::string(api.name) + ": " + fault->message + " [" + code + "]"] {
+    fail_stream(kAicoreException, message);
+  };
+}
+
 }  // namespace
 
 aclnnStatus first_phase(const Api& api, const Arguments& arguments, uint64_t* workspace_size, aclOpExecutor** executor,
@@ -111,6 +124,9 @@ aclnnStatus first_phase(const Api& api, const Arguments& arguments, uint64_t* wo
         check_product(api);
         check_kernel();
         auto plan = std::make_shared<const Plan>(make(api, arguments));
+        if (const auto fault = strike(FaultPoint::kFirstPhase, api.name, device_of_stream(nullptr))) {
+          throw Refusal{ACLNN_ERR_INNER_NULLPTR, fault->message};
+        }
         *workspace_size = static_cast<uint64_t>(plan->workspace_bytes);
         *executor = executors().add({api.name, std::move(plan)});
       },
@@ -140,7 +156,11 @@ aclnnStatus second_phase(const Api& api, void* workspace, uint64_t workspace_siz
         if (needed > 0 && workspace == nullptr) refuse_null("workspace");
         check_memory({"workspace", workspace, needed});
         for (const MemoryRange& range : plan->memory) check_memory(range);
-        const aclError queued = enqueue(stream, [plan, workspace] { plan->run(workspace); });
+        const int32_t device = device_of_stream(stream);
+        if (const auto fault = strike(FaultPoint::kSecondPhase, api.name, device)) {
+          throw Refusal{ACLNN_ERR_RUNTIME_ERROR, fault->message};
+        }
+        const aclError queued = enqueue(stream, work_on_stream(api, device, plan, workspace));
         if (queued == ACL_SUCCESS) return;
         const char* reason = aclGetRecentErrMsg();
         throw Refusal{ACLNN_ERR_RUNTIME_ERROR, "stream: error " + std::to_string(queued) +

@@ -70,14 +70,14 @@ void check_item(const HcclSendRecvItem& item, const char* buffer, const char* ra
   check_buffer(buffer, item.buf, item.count, item.dataType);
 }
 
-void send_or_receive(const HcclSendRecvItem& item, const char* buffer, const char* rank, HcclComm comm,
-                     aclrtStream stream) {
+void send_or_receive(const char* called, const HcclSendRecvItem& item, const char* buffer, const char* rank,
+                     HcclComm comm, aclrtStream stream) {
   const auto c = find(comm, stream);
   check_item(item, buffer, rank, *c);
   if (item.remoteRank == c->rank()) {
     throw Error(HCCL_E_PARA, std::string(rank) + "=" + std::to_string(item.remoteRank) + " is this rank itself");
   }
-  c->point_to_point(stream, {point_to_point(item)}, [] {});
+  c->point_to_point(called, stream, {point_to_point(item)}, [] {});
 }
 
 // What a rank sends to itself, copied; both halves must be in the batch.
@@ -273,14 +273,14 @@ HcclResult HcclBarrier(HcclComm comm, aclrtStream stream) {
 HcclResult HcclSend(void* sendBuf, uint64_t count, HcclDataType dataType, uint32_t destRank, HcclComm comm,
                     aclrtStream stream) {
   return guarded("HcclSend", [&] {
-    send_or_receive({HCCL_SEND, sendBuf, count, dataType, destRank}, "sendBuf", "destRank", comm, stream);
+    send_or_receive("HcclSend", {HCCL_SEND, sendBuf, count, dataType, destRank}, "sendBuf", "destRank", comm, stream);
   });
 }
 
 HcclResult HcclRecv(void* recvBuf, uint64_t count, HcclDataType dataType, uint32_t srcRank, HcclComm comm,
                     aclrtStream stream) {
   return guarded("HcclRecv", [&] {
-    send_or_receive({HCCL_RECV, recvBuf, count, dataType, srcRank}, "recvBuf", "srcRank", comm, stream);
+    send_or_receive("HcclRecv", {HCCL_RECV, recvBuf, count, dataType, srcRank}, "recvBuf", "srcRank", comm, stream);
   });
 }
 
@@ -303,6 +303,6 @@ HcclResult HcclBatchSendRecv(HcclSendRecvItem* sendRecvInfo, uint32_t itemNum, H
       if (item.remoteRank != c->rank()) messages.push_back(point_to_point(item));
     }
     auto local = copy_to_self(first[2 * c->rank() + HCCL_SEND], first[2 * c->rank() + HCCL_RECV]);
-    c->point_to_point(stream, std::move(messages), std::move(local));
+    c->point_to_point("HcclBatchSendRecv", stream, std::move(messages), std::move(local));
   });
 }

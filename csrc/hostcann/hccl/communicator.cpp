@@ -1,5 +1,7 @@
 #include "hostcann/hccl/communicator.h"
 
+#include <algorithm>
+#include <csignal>
 #include <cstdio>
 #include <new>
 
@@ -37,6 +39,7 @@ struct Communicator::Turn {
 
   const std::shared_ptr<Communicator> communicator;
   const Function function;
+  std::optional<Strike> fault;
   std::vector<std::pair<uint32_t, uint64_t>> tickets;  // lane, ticket
   bool settled = false;                                // has run, or never got on the stream
 
@@ -64,27 +67,28 @@ bool Communicator::claim_sub_communicator(uint64_t id) {
 
 void Communicator::collective(aclrtStream stream, Agreement agreement, std::function<void(Exchange&)> run) {
   const auto function = static_cast<Function>(agreement.header.function);
-  issue(function, {kCollectiveLane}, Channel::kCollective, stream,
+  issue(function, name_of(function), {kCollectiveLane}, Channel::kCollective, stream,
         [agreement = std::move(agreement), run = std::move(run)](Exchange& exchange) {
           agree(exchange, agreement.header, agreement.sends, agreement.expects);
           run(exchange);
         });
 }
 
-void Communicator::point_to_point(aclrtStream stream, std::vector<Message> messages, std::function<void()> local) {
+void Communicator::point_to_point(const char* called, aclrtStream stream, std::vector<Message> messages,
+                                  std::function<void()> local) {
   std::vector<uint32_t> lanes;
   for (const Message& message : messages) {
     lanes.push_back(message.send ? send_lane(message.peer) : receive_lane(message.peer));
   }
-  issue(Function::kPointToPoint, std::move(lanes), Channel::kPointToPoint, stream,
+  issue(Function::kPointToPoint, called, std::move(lanes), Channel::kPointToPoint, stream,
         [messages = std::move(messages), local = std::move(local)](Exchange& exchange) {
           local();
           exchange.run(messages);
         });
 }
 
-void Communicator::issue(Function function, std::vector<uint32_t> lanes, Channel channel, aclrtStream stream,
-                         std::function<void(Exchange&)> run) {
+void Communicator::issue(Function function, const char* called, std::vector<uint32_t> lanes, Channel channel,
+                         aclrtStream stream, std::function<void(Exchange&)> run) {
   if (const auto error = failure()) throw *error;
   const auto turn = std::make_shared<Turn>(shared_from_this(), function);
   const std::lock_guard one_at_a_time(issuing_);
@@ -92,6 +96,7 @@ void Communicator::issue(Function function, std::vector<uint32_t> lanes, Channel
     const std::lock_guard lock(mutex_);
     for (const uint32_t lane : lanes) turn->tickets.emplace_back(lane, lanes_[lane].next++);
   }
+  turn->fault = strike(FaultPoint::kCollective, called, device());
   const aclError code = enqueue(stream, [this, turn, channel, run = std::move(run)] { execute(*turn, channel, run); });
   if (code == ACL_SUCCESS) return;
   turn->settled = true;
@@ -102,6 +107,7 @@ void Communicator::execute(Turn& turn, Channel channel, const std::function<void
   turn.settled = true;
   try {
     await(turn);
+    if (turn.fault) suffer(turn, *turn.fault);
     Exchange exchange(*segment_, channel, name_of(turn.function), exec_timeout_);
     run(exchange);
   } catch (const Error& error) {
@@ -112,16 +118,28 @@ void Communicator::execute(Turn& turn, Channel channel, const std::function<void
 }
 
 void Communicator::await(const Turn& turn) {
+  wait(turn, [&] {
+    return std::all_of(turn.tickets.begin(), turn.tickets.end(), [&](const auto& each) {
+      const auto& [lane, ticket] = each;
+      return lanes_[lane].serving == ticket;
+    });
+  });
+}
+
+// A slow rank is not slower than the communicator: once that has failed it leaves.
+void Communicator::suffer(const Turn& turn, const Strike& fault) {
+  if (fault.die) std::raise(SIGKILL);
+  const auto end = std::chrono::steady_clock::now() + fault.delay;
+  wait(turn, [&] { return std::chrono::steady_clock::now() >= end; });
+}
+
+// Until over(), which is asked with the lock held; throws when the communicator has failed or the stream is cancelled.
+template <typename Over>
+void Communicator::wait(const Turn& turn, Over over) {
   std::unique_lock lock(mutex_);
-  const auto is_its_turn = [&] {
-    for (const auto& [lane, ticket] : turn.tickets) {
-      if (lanes_[lane].serving != ticket) return false;
-    }
-    return true;
-  };
   while (true) {
     if (const auto error = failure()) throw *error;
-    if (turned_.wait_for(lock, std::chrono::milliseconds(20), is_its_turn)) return;
+    if (turned_.wait_for(lock, std::chrono::milliseconds(20), over)) return;
     if (stream_is_cancelled()) {
       throw Error(HCCL_E_SUSPENDING, std::string(name_of(turn.function)) + ": rank " + std::to_string(rank()) +
                                          " has destroyed the stream before it ran");

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "acl/acl_rt.h"
+#include "hostcann/acl/fault.h"
 #include "hostcann/hccl/collectives.h"
 #include "hostcann/hccl/description.h"
 #include "hostcann/hccl/segment.h"
@@ -46,8 +47,10 @@ class Communicator : public std::enable_shared_from_this<Communicator> {
   // `run` after all ranks have agreed. Both return at once; an Error now is one of this call alone.
   void collective(aclrtStream stream, Agreement agreement, std::function<void(Exchange&)> run);
 
-  // Messages to and from other ranks, at most one each way per rank; `local` before them.
-  void point_to_point(aclrtStream stream, std::vector<Message> messages, std::function<void()> local);
+  // Messages to and from other ranks, at most one each way per rank; `local` before them. `called` is the exported
+  // function.
+  void point_to_point(const char* called, aclrtStream stream, std::vector<Message> messages,
+                      std::function<void()> local);
 
  private:
   struct Lane {
@@ -57,10 +60,13 @@ class Communicator : public std::enable_shared_from_this<Communicator> {
   };
   struct Turn;
 
-  void issue(Function function, std::vector<uint32_t> lanes, Channel channel, aclrtStream stream,
+  void issue(Function function, const char* called, std::vector<uint32_t> lanes, Channel channel, aclrtStream stream,
              std::function<void(Exchange&)> run);
   void execute(Turn& turn, Channel channel, const std::function<void(Exchange&)>& run);
   void await(const Turn& turn);
+  void suffer(const Turn& turn, const Strike& fault);
+  template <typename Over>
+  void wait(const Turn& turn, Over over);
   void finish(const Turn& turn);
   void report(const Error& error);
 
