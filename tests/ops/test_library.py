@@ -10,7 +10,7 @@ from ascendspeed.ops import compressed_atten_mask, flash_attention_score
 from tests.support import operator
 from tests.support.cases import LAYOUTS, Case
 from tests.support.device import DEVICE, cpu_only
-from tests.support.operator import to_device
+from tests.support.operator import opcheck, to_device
 
 FORWARD = torch.ops.ascendspeed.flash_attention_score.default
 BACKWARD = torch.ops.ascendspeed.flash_attention_score_grad.default
@@ -40,11 +40,11 @@ def inputs_of(case):
 def test_opcheck(case):
     inputs, dy = inputs_of(case)
     attributes = to_device(case.attributes())
-    torch.library.opcheck(FORWARD, (*inputs, case.heads, case.layout), attributes)
+    opcheck(FORWARD, (*inputs, case.heads, case.layout), attributes)
     with torch.no_grad():
         out, maximum, total = FORWARD(*inputs, case.heads, case.layout, **attributes)
     tensors = [t.detach() for t in inputs]
-    torch.library.opcheck(
+    opcheck(
         BACKWARD,
         (*tensors, dy, maximum, total, None, out, case.heads, case.layout),
         attributes | {"needs_dpse": case.pse is not None and case.pse_type in (0, 1)},
@@ -56,7 +56,7 @@ def test_gradcheck_through_float64(mode):
     """Central differences in float64 around the float32 operator: step 1e-2, so that its rounding of about 1e-6 over
     2e-2 stays below the stated 1e-3."""
     case = Case(1, 4, 2, 5, 6, 3, 2, masked=mode is not None, sparse_mode=mode or 0, prefix=(3,), scale=0.7)
-    attributes = case.attributes() | ({"pre_tockens": 1, "next_tockens": 1} if mode == 4 else {})
+    attributes = to_device(case.attributes()) | ({"pre_tockens": 1, "next_tockens": 1} if mode == 4 else {})
 
     def upcast(*tensors):
         tensors = (t.float() for t in tensors)

@@ -5,9 +5,9 @@ import torch
 from torch import Tensor
 
 from ascendspeed.ops import compressed_atten_mask
-from tests.support.cases import DTYPES, LAYOUTS, arrange
+from tests.support.cases import DTYPES, LAYOUTS, MEMORY, arrange
 from tests.support.device import DEVICE
-from tests.support.operator import flash_attention_score, flash_attention_score_grad
+from tests.support.operator import flash_attention_score, flash_attention_score_grad, to_device
 
 HEADS, LENGTH, DIM = 2, 150, 8
 # [B, S, H] etc. of a batch of 3; the strides of a window that moves on by less than its own length.
@@ -41,6 +41,16 @@ def test_memory_that_nobody_wrote_is_nan(dtype):
         torch.empty_strided((3,), (2,), dtype=dtype, device=DEVICE),
     ):
         assert empty.isnan().all()
+
+
+@pytest.mark.parametrize("memory", MEMORY)
+def test_tensors_reach_the_device_with_the_strides_they_have(memory):
+    tensor = arrange(torch.arange(30).view(2, 3, 5), memory)
+    part = tensor[:, 1:]
+    moved = to_device(part)
+    assert moved.device.type == DEVICE
+    assert (moved.stride(), moved.storage_offset()) == (part.stride(), part.storage_offset())
+    assert torch.equal(moved.cpu(), part)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

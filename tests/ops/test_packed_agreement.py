@@ -8,7 +8,7 @@ import torch
 from ascendspeed import ops
 from ascendspeed.ops import compressed_atten_mask
 from tests.support.device import DEVICE, cpu_only
-from tests.support.operator import flash_attention_score, flash_attention_score_grad, to_device
+from tests.support.operator import flash_attention_score, flash_attention_score_grad, opcheck, to_device
 from tests.support.packed import Element, PackedCase, as_bnsd
 from tests.support.packed_cases import MODES, four_elements
 from tests.support.packed_check import run_packed
@@ -205,11 +205,11 @@ def test_opcheck(case):
     query, key, value, dy = to_device(case.tensors())
     attributes = to_device(case.attributes())
     inputs = [t.requires_grad_() for t in (query, key, value)]
-    torch.library.opcheck(FORWARD, (*inputs, case.heads, "TND"), attributes)
+    opcheck(FORWARD, (*inputs, case.heads, "TND"), attributes)
     inputs = [t.detach() for t in inputs]
     with torch.no_grad():
         out, maximum, total = FORWARD(*inputs, case.heads, "TND", **attributes)
-    torch.library.opcheck(
+    opcheck(
         BACKWARD,
         (*inputs, dy, maximum, total, None, out, case.heads, "TND"),
         attributes | {"needs_dpse": case.pse == "full"},

@@ -31,6 +31,13 @@ def rng_state() -> Tensor:
     return (torch if DEVICE == "cpu" else torch.get_device_module(DEVICE)).get_rng_state()
 
 
+def opcheck(op: torch._ops.OpOverload, arguments: tuple, attributes: dict[str, Any] | None = None) -> None:
+    """torch.library.opcheck, on another device than the CPU without its check that autograd is registered for the
+    device, which knows a few devices only."""
+    checks = {"test_utils": ("test_schema", "test_faketensor", "test_aot_dispatch_dynamic")} if DEVICE != "cpu" else {}
+    torch.library.opcheck(op, to_device(arguments), to_device(attributes), **checks)
+
+
 class _Moved(torch.autograd.Function):
     """A tensor on another device, and its gradient back on its own.
 
