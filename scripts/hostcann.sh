@@ -67,7 +67,6 @@ cmp --quiet "$wanted" "$overlay/.made" || make_overlay
 export PIP_DISABLE_PIP_VERSION_CHECK=1
 libraries="$(PATH="$(dirname "$base"):$PATH" bash "$root/scripts/build_hostcann.sh" "$base")"
 export LD_LIBRARY_PATH="$libraries${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
-export ASCEND_HOME_PATH="$out" # torch_npu warns without it
 # Where streams are threads, threads that spin while they wait take the cores from those that work.
 export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-passive}"
 export VIRTUAL_ENV="$overlay" PATH="$overlay/bin:$PATH"
