@@ -5,9 +5,9 @@
 
 #include "attention/fill_params.h"
 #include "attention/rules.h"
+#include "cpu/drop_mask.h"
 #include "cpu/flash_backward.h"
 #include "cpu/flash_forward.h"
-#include "cpu/microkernel.h"
 #include "torch/calls.h"
 #include "torch/tensor_info.h"
 
@@ -114,28 +114,12 @@ void backward(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   call_backward(op.schema(), stack, compute_backward);
 }
 
-// The mask that the kernels generate tile by tile, whole: bit e as attention/dropout.h numbers them. Bits past numel
-// are 0. `self` only says which device.
+// `self` only says which device.
 at::Tensor dropout_gen_mask(const at::Tensor& self, int64_t numel, double keep_prob, int64_t seed, int64_t offset) {
   raise_unless_ok(check_dropout_bits(numel, keep_prob));
   at::Tensor mask = at::empty({drop_mask_bytes(numel)}, self.options().dtype(at::kByte));
-  uint8_t* bytes = mask.mutable_data_ptr<uint8_t>();
-  constexpr int64_t kBlock = 4096;  // probabilities, a whole number of bytes
-  at::parallel_for(0, (mask.numel() * 8 + kBlock - 1) / kBlock, 1, [&](int64_t begin, int64_t end) {
-    std::array<uint8_t, kBlock> keep;
-    for (int64_t first = begin * kBlock; first < end * kBlock; first += kBlock) {
-      keep.fill(0);
-      const int64_t count = std::clamp<int64_t>(numel - first, 0, kBlock);
-      cpu::active_microkernel().generate_keep(static_cast<uint64_t>(seed), static_cast<uint64_t>(offset),
-                                              most_of_keep_prob(keep_prob), static_cast<uint64_t>(first),
-                                              static_cast<int>(count), keep.data());
-      for (int64_t byte = first / 8; byte < std::min((first + kBlock) / 8, mask.numel()); ++byte) {
-        uint8_t value = 0;
-        for (int bit = 0; bit < 8; ++bit) value |= static_cast<uint8_t>(keep[byte * 8 - first + bit] << bit);
-        bytes[byte] = value;
-      }
-    }
-  });
+  cpu::generate_drop_mask(static_cast<uint64_t>(seed), static_cast<uint64_t>(offset), keep_prob, numel, torch_threads(),
+                          mask.mutable_data_ptr<uint8_t>());
   return mask;
 }
 
