@@ -112,6 +112,12 @@ std::function<void()> work_on_stream(const Api& api, int32_t device, const std::
 
 aclnnStatus first_phase(const Api& api, const Arguments& arguments, uint64_t* workspace_size, aclOpExecutor** executor,
                         Plan (*make)(const Api&, const Arguments&)) {
+  return first_phase(
+      api, [&] { return json(arguments); }, workspace_size, executor, [&] { return make(api, arguments); });
+}
+
+aclnnStatus first_phase(const Api& api, const std::function<std::string()>& arguments, uint64_t* workspace_size,
+                        aclOpExecutor** executor, const std::function<Plan()>& make) {
   if (workspace_size != nullptr) *workspace_size = 0;
   if (executor != nullptr) *executor = nullptr;
   const std::string name = first_name(api);
@@ -123,7 +129,7 @@ aclnnStatus first_phase(const Api& api, const Arguments& arguments, uint64_t* wo
         if (executor == nullptr) refuse_null("executor");
         check_product(api);
         check_kernel();
-        auto plan = std::make_shared<const Plan>(make(api, arguments));
+        auto plan = std::make_shared<const Plan>(make());
         if (const auto fault = strike(FaultPoint::kFirstPhase, api.name, device_of_stream(nullptr))) {
           throw Refusal{ACLNN_ERR_INNER_NULLPTR, fault->message};
         }

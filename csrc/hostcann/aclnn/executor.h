@@ -25,13 +25,17 @@ struct Plan {
   std::function<void(void* workspace)> run;  // workspace_bytes of device memory, in no particular alignment
 };
 
-// First phase: runs `make`, records the call (trace.h), and gives the plan a handle. Both results are written even when
-// the call is refused: 0 and NULL.
+// First phase: runs `make`, records the call with what `arguments` says of it (trace.h), and gives the plan a handle.
+// Both results are written even when the call is refused: 0 and NULL.
+ACL_FUNC_VISIBILITY aclnnStatus first_phase(const Api& api, const std::function<std::string()>& arguments,
+                                            uint64_t* workspace_size, aclOpExecutor** executor,
+                                            const std::function<Plan()>& make);
+// Attention's.
 aclnnStatus first_phase(const Api& api, const Arguments& arguments, uint64_t* workspace_size, aclOpExecutor** executor,
                         Plan (*make)(const Api&, const Arguments&));
 
 // Second phase. Consumes the executor, unless it was made repeatable.
-aclnnStatus second_phase(const Api& api, void* workspace, uint64_t workspace_size, aclOpExecutor* executor,
-                         aclrtStream stream);
+ACL_FUNC_VISIBILITY aclnnStatus second_phase(const Api& api, void* workspace, uint64_t workspace_size,
+                                             aclOpExecutor* executor, aclrtStream stream);
 
 }  // namespace hostcann

@@ -82,6 +82,6 @@ class Contiguous {
 };
 
 // The memory from the first to the last element of a tensor whose bounds have been checked; empty for none.
-MemoryRange range_of(const char* name, const aclTensor* tensor);
+ACL_FUNC_VISIBILITY MemoryRange range_of(const char* name, const aclTensor* tensor);
 
 }  // namespace hostcann

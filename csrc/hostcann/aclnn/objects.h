@@ -41,7 +41,7 @@ struct aclScalarList {
 namespace hostcann {
 
 // "ACL_FLOAT16"; for a number that no type has, the number.
-std::string dtype_name(aclDataType dtype);
+ACL_FUNC_VISIBILITY std::string dtype_name(aclDataType dtype);
 std::string format_name(aclFormat format);
 
 // Whether sizes and strides say everything about where elements lie; private formats tile them.

@@ -2,6 +2,7 @@
 #include <memory>
 
 #include "cpu/flash_forward.h"
+#include "hostcann/aclnn/checks.h"
 #include "hostcann/aclnn/plan.h"
 #include "hostcann/aclnn/problem.h"
 #include "hostcann/aclnn/status.h"

@@ -20,9 +20,6 @@ void check_arguments(const Api& api, const Arguments& arguments, bool backward);
 
 ascendspeed::Attributes attributes_of(const Arguments& arguments);
 
-// Refuses a tensor that the caller made for an output unless it has these sizes and this dtype.
-void check_output(const char* name, const aclTensor* output, const std::vector<int64_t>& sizes, aclDataType dtype);
-
 // The inputs that both calls have: views, and copies of a sink or drop mask that is not contiguous.
 struct Inputs {
   Inputs(const Arguments& arguments, Workspace* workspace);

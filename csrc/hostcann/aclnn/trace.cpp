@@ -15,13 +15,7 @@
 namespace hostcann {
 namespace {
 
-std::string json(int64_t value) { return std::to_string(value); }
-std::string json(double value) {
-  if (!std::isfinite(value)) return std::isnan(value) ? "NaN" : value > 0 ? "Infinity" : "-Infinity";  // as Python's
-  char digits[32];
-  return {digits, std::to_chars(digits, digits + sizeof digits, value).ptr};
-}
-std::string json(const std::optional<int64_t>& value) { return value ? json(*value) : "null"; }
+using hostcann::json;
 
 std::string json(const char* text) {
   if (text == nullptr) return "null";
@@ -39,22 +33,14 @@ std::string json(const char* text) {
   }
   return quoted + '"';
 }
-std::string json(const std::string& text) { return json(text.c_str()); }
 
 std::string json(const std::vector<int64_t>& values) {
   std::string list = "[";
   for (size_t i = 0; i < values.size(); ++i) list += (i == 0 ? "" : ", ") + json(values[i]);
   return list + "]";
 }
-std::string json(const aclIntArray* array) { return array == nullptr ? "null" : json(array->values); }
 
-std::string json(const aclTensor* tensor) {
-  if (tensor == nullptr) return "null";
-  return "{\"shape\": " + json(tensor->sizes) + ", \"strides\": " + json(tensor->strides) +
-         ", \"offset\": " + json(tensor->offset) + ", \"dtype\": " + json(dtype_name(tensor->dtype)) +
-         ", \"format\": " + json(format_name(tensor->format)) + ", \"storage_shape\": " + json(tensor->storage_sizes) +
-         "}";
-}
+std::string json(const std::optional<int64_t>& value) { return value ? json(*value) : "null"; }
 
 const char* trace_file() {
   const char* name = std::getenv("ASCENDSPEED_HOSTCANN_TRACE");
@@ -80,17 +66,49 @@ void append(const char* file, const std::string& line) {
 
 }  // namespace
 
-void trace_first_phase(const std::string& function, const Arguments& arguments, aclnnStatus status,
+std::string json(int64_t value) { return std::to_string(value); }
+
+std::string json(double value) {
+  if (!std::isfinite(value)) return std::isnan(value) ? "NaN" : value > 0 ? "Infinity" : "-Infinity";  // as Python's
+  char digits[32];
+  return {digits, std::to_chars(digits, digits + sizeof digits, value).ptr};
+}
+
+std::string json(const std::string& text) { return json(text.c_str()); }
+
+std::string json(const aclIntArray* array) { return array == nullptr ? "null" : json(array->values); }
+
+std::string json(const aclTensor* tensor) {
+  if (tensor == nullptr) return "null";
+  return json_object({{"shape", json(tensor->sizes)},
+                      {"strides", json(tensor->strides)},
+                      {"offset", json(tensor->offset)},
+                      {"dtype", json(dtype_name(tensor->dtype))},
+                      {"format", json(format_name(tensor->format))},
+                      {"storage_shape", json(tensor->storage_sizes)}});
+}
+
+std::string json_object(const std::vector<std::pair<std::string, std::string>>& members) {
+  std::string object = "{";
+  const char* separator = "";
+  for (const auto& [name, value] : members) {
+    object += separator + json(name) + ": " + value;
+    separator = ", ";
+  }
+  return object + "}";
+}
+
+std::string json(const Arguments& arguments) {
+  std::vector<std::pair<std::string, std::string>> members;
+  arguments.for_each([&](const char* name, const auto& value) { members.emplace_back(name, json(value)); });
+  return json_object(members);
+}
+
+void trace_first_phase(const std::string& function, const std::function<std::string()>& arguments, aclnnStatus status,
                        const std::string& message, uint64_t workspace_size) {
   const char* file = trace_file();
   if (file == nullptr) return;
-  std::string line = outcome(function, status, message, workspace_size) + ", \"arguments\": {";
-  const char* separator = "";
-  arguments.for_each([&](const char* name, const auto& value) {
-    line += separator + json(name) + ": " + json(value);
-    separator = ", ";
-  });
-  append(file, line + "}}\n");
+  append(file, outcome(function, status, message, workspace_size) + ", \"arguments\": " + arguments() + "}\n");
 }
 
 void trace_second_phase(const std::string& function, aclnnStatus status, const std::string& message,
