@@ -8,7 +8,7 @@ from ascendspeed.ops import compressed_atten_mask, reference
 from ascendspeed.ops.layout import to_bnsd
 from tests.support.bounds import bounds, within
 from tests.support.cases import LAYOUTS, Case, cases
-from tests.support.operator import flash_attention_score
+from tests.support.operator import flash_attention_score, has_dpse
 
 FLT_MAX = torch.finfo(torch.float32).max
 
@@ -18,7 +18,7 @@ def run(case: Case):
     query, key, value, dy = case.tensors()
     inputs = [t.requires_grad_() for t in (query, key, value)]
     attributes = case.attributes()
-    if case.pse_type in (0, 1) and attributes["pse"] is not None:
+    if has_dpse(case.pse, case.pse_type):
         inputs.append(attributes["pse"].requires_grad_())
     if attributes["sink"] is not None:
         inputs.append(attributes["sink"].requires_grad_())
@@ -35,8 +35,7 @@ def check(case: Case, run=run) -> None:
     problem = case.reference_arguments()
     exact = reference.attention(q, k, v, **problem)
     exact_gradients = reference.attention_grad(q, k, v, dy, **problem, forward=exact)
-    has_dpse = case.pse is not None and case.pse_type in (0, 1)
-    pse_shape = tuple(case.pse_tensor().shape) if has_dpse else None
+    pse_shape = tuple(case.pse_tensor().shape) if has_dpse(case.pse, case.pse_type) else None
     bound = bounds(q, k, v, dy, **problem, pse_shape=pse_shape, exact=exact, gradients=exact_gradients)
 
     assert output.attention_out.dtype == case.dtype
@@ -48,7 +47,7 @@ def check(case: Case, run=run) -> None:
         assert (lanes == lanes[..., :1]).all(), f"{name}: the 8 lanes differ"
         within(name, lanes[..., 0], getattr(exact, name), getattr(bound, name))
     others = list(gradients[3:])
-    if has_dpse:
+    if pse_shape is not None:
         by = case.factor if case.pse_type == 1 else 1.0
         within("dpse", others.pop(0), (by * exact_gradients.ds).sum_to_size(pse_shape), bound.dpse)
     if case.sink:

@@ -10,7 +10,7 @@ from ascendspeed.ops import compressed_atten_mask, flash_attention_score
 from tests.support import operator
 from tests.support.cases import LAYOUTS, Case
 from tests.support.device import DEVICE, cpu_only
-from tests.support.operator import opcheck, to_device
+from tests.support.operator import has_dpse, opcheck, to_device
 
 FORWARD = torch.ops.ascendspeed.flash_attention_score.default
 BACKWARD = torch.ops.ascendspeed.flash_attention_score_grad.default
@@ -47,7 +47,7 @@ def test_opcheck(case):
     opcheck(
         BACKWARD,
         (*tensors, dy, maximum, total, None, out, case.heads, case.layout),
-        attributes | {"needs_dpse": case.pse is not None and case.pse_type in (0, 1)},
+        attributes | {"needs_dpse": has_dpse(case.pse, case.pse_type)},
     )
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from ascendspeed.ops import reference
 from tests.ops.test_flash_attention_score import run
 from tests.support.cases import Case
-from tests.support.operator import flash_attention_score
+from tests.support.operator import flash_attention_score, has_dpse
 
 NAMES = ("attention_out", "softmax_max", "softmax_sum", "dq", "dk", "dv")
 TENSORS = ("query", "key", "value", "dy")
@@ -149,7 +149,7 @@ def skipping(case: Case) -> dict[str, Tensor]:
 
 def names(case: Case) -> tuple[str, ...]:
     """All results that `case` has, in the order of the operator's outputs and then of its inputs."""
-    return (*NAMES, *(["dpse"] if case.pse else []), *(["dsink"] if case.sink else []))
+    return (*NAMES, *(["dpse"] if has_dpse(case.pse, case.pse_type) else []), *(["dsink"] if case.sink else []))
 
 
 def results(case: Case) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ import torch
 from ascendspeed import ops
 from ascendspeed.ops import compressed_atten_mask
 from tests.support.device import DEVICE, cpu_only
-from tests.support.operator import flash_attention_score, flash_attention_score_grad, opcheck, to_device
+from tests.support.operator import flash_attention_score, flash_attention_score_grad, has_dpse, opcheck, to_device
 from tests.support.packed import Element, PackedCase, as_bnsd
 from tests.support.packed_cases import MODES, four_elements
 from tests.support.packed_check import run_packed
@@ -60,7 +60,7 @@ def test_is_bitwise_the_dense_calls_of_its_elements(case):
         inputs = [t[place].unsqueeze(0).requires_grad_() for t, place in
                   ((query, rows), (key, columns), (value, columns))]  # fmt: skip
         attributes = dense_equivalent(case, element)
-        if case.pse in ("full", "row"):
+        if has_dpse(case.pse, case.pse_type):
             inputs.append(attributes["pse"].requires_grad_())
         dense = flash_attention_score(*inputs[:3], case.heads, "BSND", **attributes)
         wanted = torch.autograd.grad(dense.attention_out, inputs, dy[rows].unsqueeze(0))
@@ -70,10 +70,11 @@ def test_is_bitwise_the_dense_calls_of_its_elements(case):
         found = [gradients.dq[rows], gradients.dk[columns], gradients.dv[columns]]
         for actual, expected in zip(found, wanted, strict=False):
             assert torch.equal(actual.unsqueeze(0), expected)
-        if case.pse in ("full", "row"):
+        if has_dpse(case.pse, case.pse_type):
             assert torch.equal(case.element_pse(gradients.dpse, element), wanted[3])
 
 
+@cpu_only("the gradient of pse")
 def test_the_gradient_of_1024_rows_of_pse_is_that_of_the_dense_calls():
     lengths = (1030, 1300)
     case = PackedCase(lengths, lengths, heads=2, kv_heads=1, masked=True, sparse_mode=2, pse="BCS", pse_type=0)
@@ -212,7 +213,7 @@ def test_opcheck(case):
     opcheck(
         BACKWARD,
         (*inputs, dy, maximum, total, None, out, case.heads, "TND"),
-        attributes | {"needs_dpse": case.pse == "full"},
+        attributes | {"needs_dpse": has_dpse(case.pse, case.pse_type)},
     )
 
 

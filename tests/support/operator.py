@@ -31,6 +31,12 @@ def rng_state() -> Tensor:
     return (torch if DEVICE == "cpu" else torch.get_device_module(DEVICE)).get_rng_state()
 
 
+def has_dpse(pse: str | None, pse_type: int) -> bool:
+    """Whether a call gives pse a gradient. Slopes have none, and on an NPU no pse has: CANN does not say what its
+    backward leaves there."""
+    return pse is not None and pse_type in (0, 1) and DEVICE != "npu"
+
+
 def opcheck(op: torch._ops.OpOverload, arguments: tuple, attributes: dict[str, Any] | None = None) -> None:
     """torch.library.opcheck, on another device than the CPU without its check that autograd is registered for the
     device, which knows a few devices only."""
