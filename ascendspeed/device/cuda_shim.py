@@ -1,7 +1,8 @@
 """What megatron-core 0.16.1 takes for granted about CUDA, answered by the chosen device. One table, nothing elsewhere.
 
 megatron-core says ``torch.cuda`` and ``device="cuda"`` without asking. Every row of :data:`ROWS` replaces one attribute
-and names the Megatron call that cannot do without it; a test runs Megatron and fails for a row that nobody used.
+and names the Megatron call that cannot do without it; a test runs Megatron on the device and fails for a row of the
+device's that nobody used.
 Where Megatron has a seam (a config field, a layer spec, a process group) that is used instead and there is no row.
 :func:`install` applies the table, :func:`uninstall` puts every original back. On CUDA there is nothing to do.
 """
@@ -21,7 +22,7 @@ from torch import Tensor
 
 from ascendspeed.device import Device
 
-__all__ = ["ROWS", "Row", "install", "installed_for", "uninstall"]
+__all__ = ["ROWS", "Row", "install", "installed_for", "rows_of", "uninstall"]
 
 MEGATRON_VERSIONS = ">=0.16,<0.17"  # what the rows were read against
 
@@ -34,12 +35,14 @@ class Row:
     needed_by: "module:function" of megatron-core that calls it.
     reason: why Megatron's own answer does not do; shown in docs/megatron.md.
     make: (device, original) -> replacement.
+    on: the devices that need it.
     """
 
     target: str
     needed_by: str
     reason: str
     make: Callable[[Device, Any], Any]
+    on: tuple[str, ...] = ("cpu", "npu")
 
     def owner(self) -> tuple[Any, str]:
         """The object that holds the attribute, and the attribute's name. AttributeError if it has moved."""
@@ -79,10 +82,8 @@ def _type_as_cuda(device: Device, original: Callable[..., Any]) -> Callable[...,
     return type_
 
 
-def _without_rng_alarm(device: Device, original: Any) -> Any:
+def _without_rng_alarm(*_: Any) -> Any:
     """The module `logging`, as far as a module uses it that has one warning to give and gives it falsely."""
-    if device.name != "cpu":
-        return original
     silent = logging.Logger("megatron.core.tensor_parallel.random")
     silent.disabled = True
     return types.SimpleNamespace(getLogger=lambda _: silent)
@@ -124,6 +125,7 @@ ROWS: tuple[Row, ...] = (
         "megatron.core.tensor_parallel.random:CudaRNGStatesTracker.fork",
         "warns at every fork that the CPU's generator moved, which on the CPU is the device's generator at work",
         _without_rng_alarm,
+        on=("cpu",),
     ),
     Row(
         "torch.cuda:synchronize",
@@ -161,6 +163,11 @@ _originals: dict[Row, Any] = {}
 _installed_for: Device | None = None
 
 
+def rows_of(device: Device) -> tuple[Row, ...]:
+    """The rows that are installed for `device`; none for CUDA."""
+    return tuple(row for row in ROWS if device.name in row.on)
+
+
 def installed_for() -> Device | None:
     """The device the shim is installed for, None when it is not installed."""
     return _installed_for
@@ -178,11 +185,10 @@ def install(device: Device) -> None:
         return
     if _installed_for is not None:
         raise RuntimeError(f"the shim is installed for {_installed_for.name!r}; uninstall() it before {device.name!r}")
-    if device.name != "cuda":
-        owners = [(row, *row.owner()) for row in ROWS]  # all of them before the first is replaced
-        for row, owner, name in owners:
-            _originals[row] = getattr(owner, name)
-            setattr(owner, name, row.make(device, _originals[row]))
+    owners = [(row, *row.owner()) for row in rows_of(device)]  # all of them before the first is replaced
+    for row, owner, name in owners:
+        _originals[row] = getattr(owner, name)
+        setattr(owner, name, row.make(device, _originals[row]))
     _installed_for = device
 
 

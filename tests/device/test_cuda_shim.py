@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from ascendspeed import device as devices
 from ascendspeed.device import Device, cuda_shim
+from tests.support.device import DEVICE
 from tests.support.ranks import run_ranks
 
 CPU = Device("cpu")
@@ -24,9 +26,9 @@ def installed():
 
 def _calls_seen_in_training(folder: str) -> set[tuple[str, str]]:
     """Train and save two tiny models with TP=2 and sequence parallelism; (row's target, "module:function") pairs."""
-    cuda_shim.install(CPU)
+    cuda_shim.install(devices.current())
     rows = {}
-    for row in cuda_shim.ROWS:
+    for row in cuda_shim.rows_of(devices.current()):
         owner, name = row.owner()
         replacement = getattr(owner, name)
         code = getattr(replacement, "getLogger", replacement).__code__
@@ -87,13 +89,13 @@ def _train_and_save(folder: str) -> None:
             finalize_model_grads_func=finalize_model_grads,
         )
         spec = get_gpt_layer_spec(config, core_attention=DotProductAttention)
-        gpt = GPTModel(config, spec, vocab_size=16, max_sequence_length=8)
+        gpt = GPTModel(config, spec, vocab_size=16, max_sequence_length=8).to(devices.current().current_device())
         module = Float16Module(config, gpt) if config.bf16 else gpt
         model = DistributedDataParallel(config, DistributedDataParallelConfig(grad_reduce_in_fp32=True), module)
         optimizer = get_megatron_optimizer(
             OptimizerConfig(lr=0.1, bf16=config.bf16, params_dtype=dtype, clip_grad=1.0), [model]
         )
-        tokens = torch.arange(8).view(1, 8)
+        tokens = torch.arange(8, device=devices.current().current_device()).view(1, 8)
         before = [parameter.clone() for parameter in gpt.parameters()]
         get_forward_backward_func()(
             forward_step_func=lambda _, chunk: (
@@ -125,7 +127,7 @@ def test_every_row_is_needed_by_the_call_it_names(tmp_path):
     qualified = sys.version_info >= (3, 11)
     for seen in run_ranks(2, _calls_seen_in_training, str(tmp_path)):
         unused = []
-        for row in cuda_shim.ROWS:
+        for row in cuda_shim.rows_of(Device(DEVICE)):
             module, _, function = row.needed_by.partition(":")
             if (row.target, f"{module}:{function if qualified else function.rpartition('.')[2]}") not in seen:
                 unused.append((row.target, row.needed_by))
@@ -207,7 +209,7 @@ def test_the_npu_goes_through_the_same_door(monkeypatch):
         torch.cuda.synchronize()
         random._set_cuda_rng_state("state", graph_safe=False)
         random._get_cuda_rng_state(graph_safe=False)
-        assert random.logging.getLogger is importlib.import_module("logging").getLogger
+        assert random.logging is importlib.import_module("logging")
     finally:
         cuda_shim.uninstall()
     assert calls == [("manual_seed", 5), ("synchronize",), ("set_rng_state", "state"), ("get_rng_state",)]

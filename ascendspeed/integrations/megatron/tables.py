@@ -56,8 +56,11 @@ def mapping_table() -> str:
 def shim_table() -> str:
     """Every attribute the shim replaces and the Megatron call that needs it, as Markdown."""
     return _markdown(
-        ("replaced", "needed by", "because"),
-        ((f"`{row.target}`", f"`{row.needed_by.removeprefix('megatron.core.')}`", row.reason) for row in ROWS),
+        ("replaced", "on", "needed by", "because"),
+        (
+            (f"`{row.target}`", ", ".join(row.on), f"`{row.needed_by.removeprefix('megatron.core.')}`", row.reason)
+            for row in ROWS
+        ),
     )
 
 
