@@ -82,6 +82,12 @@ def test_unequal_lengths_in_the_compressed_modes(q_len, kv_len, mode):
     check(Case(1, 1, 1, q_len, kv_len, 8, 8, masked=True, sparse_mode=mode, prefix=prefix, **band))
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_more_samples_than_rows(layout):
+    """In SBH the first dimension is the rows, but that of the statistics is the samples."""
+    check(Case(3, 2, 1, 2, 5, 4, 4, layout=layout))
+
+
 def test_rows_that_see_no_key_are_zero_and_say_so():
     case = Case(1, 1, 1, 5, 3, 4, 4, masked=True, sparse_mode=3)  # rows 0 and 1 lie above the diagonal
     output, gradients, _ = run(case)
