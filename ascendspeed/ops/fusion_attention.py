@@ -14,6 +14,7 @@ from torch import Tensor
 from ascendspeed.ops import dropout
 from ascendspeed.ops.flash_attention import NO_LIMIT, choose_seed, flash_attention_score
 from ascendspeed.ops.layout import count_probabilities
+from ascendspeed.ops.library import gives_dpse
 
 __all__ = [
     "_npu_dropout_gen_mask",
@@ -177,7 +178,7 @@ def npu_fusion_attention_grad(
 
     Returns:
         dq, dk, dv: shapes and dtype of query, key, value.
-        dpse: shape and dtype of pse; None without pse.
+        dpse: shape and dtype of pse; None without pse, and on an NPU, where CANN does not say what it is.
         dsink: float32 [N]; empty without sink.
 
     Raises:
@@ -321,7 +322,7 @@ def _backward(
             f"keep_prob={keep_prob}, seed=0, offset=0: {caller} has no argument for the forward's dropout_mask; pass "
             "the seed and offset that the forward returned, or differentiate through the forward"
         )
-    needs_dpse = attributes["pse"] is not None and attributes["pse_type"] in (0, 1)
+    needs_dpse = gives_dpse(attributes["pse"]) and attributes["pse_type"] in (0, 1)
     dq, dk, dv, dpse, *rest = torch.ops.ascendspeed.flash_attention_score_grad(
         query, key, value, dy, *stats, head_num, input_layout, **attributes, needs_dpse=needs_dpse
     )

@@ -12,7 +12,7 @@ from torch import Tensor
 from ascendspeed import _C  # type: ignore[attr-defined]
 from ascendspeed.ops import layout
 
-__all__ = ["active_isa", "check_forward"]
+__all__ = ["active_isa", "check_forward", "gives_dpse"]
 
 _FORWARD = torch.ops.ascendspeed.flash_attention_score.default
 _BACKWARD = torch.ops.ascendspeed.flash_attention_score_grad.default
@@ -29,6 +29,11 @@ def active_isa() -> str:
         ValueError: the environment variable ASCENDSPEED_CPU_ISA names one that this machine lacks.
     """
     return _C.active_isa()
+
+
+def gives_dpse(pse: Tensor | None) -> bool:
+    """Whether the backward alone can return a gradient for this pse: on an NPU CANN does not say what dpse is."""
+    return pse is not None and pse.device.type != "npu"
 
 
 def _concrete(size: Any) -> int | None:

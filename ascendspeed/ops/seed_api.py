@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ascendspeed.ops.flash_attention import NO_LIMIT, flash_attention_score
 from ascendspeed.ops.layout import count_probabilities
+from ascendspeed.ops.library import gives_dpse
 
 __all__ = ["FlashAttention", "npu_flash_attention", "npu_flash_attention_grad"]
 
@@ -91,7 +92,7 @@ def npu_flash_attention_grad(
     """The backward alone: 14 entries that mirror the arguments of `npu_flash_attention`.
 
     Entries 0, 1, 2 are dq, dk, dv (shapes and dtype of query, key, value), entry 5 is dpse; the others are None, and
-    so is dpse without pse.
+    so is dpse without pse, and on an NPU, where CANN does not say what it is.
 
     Args:
         dy: gradient of attention_out, same shape and dtype as it.
@@ -134,9 +135,9 @@ def npu_flash_attention_grad(
         next_tockens=next_tockens,
         gen_mask_parallel=gen_mask_parallel,
         sync=sync,
-        needs_dpse=pse is not None,
+        needs_dpse=gives_dpse(pse),
     )
-    return [dq, dk, dv, None, None, dpse if pse is not None else None, *[None] * 8]
+    return [dq, dk, dv, None, None, dpse if gives_dpse(pse) else None, *[None] * 8]
 
 
 class FlashAttention(nn.Module):

@@ -26,6 +26,7 @@ const Installed& installed() {
 struct Call {
   std::shared_ptr<Handles> handles = std::make_shared<Handles>();
   Arguments arguments;
+  std::optional<at::Tensor> drop_mask;  // until the call is queued: what is freed before may become its workspace
   std::string input_layout, softmax_layout;
   bool packed = false;
 };
@@ -56,7 +57,8 @@ void describe(const at::Tensor& query, const at::Tensor& key, const at::Tensor& 
   a.key = handles.tensor(key);
   a.value = handles.tensor(value);
   a.pse = handles.tensor(rest.pse);
-  a.drop_mask = handles.tensor(drop_mask_of(query, rest, resolved));
+  call->drop_mask = drop_mask_of(query, rest, resolved);
+  a.drop_mask = handles.tensor(call->drop_mask);
   a.atten_mask = handles.tensor(rest.atten_mask);
   a.sink = handles.tensor(unless_empty(rest.sink));
   a.query_rope = handles.tensor(rest.query_rope);

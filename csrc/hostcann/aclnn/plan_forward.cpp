@@ -47,7 +47,7 @@ class Forward {
       max_.copy_out(workspace);
       sum_.copy_out(workspace);
     }
-    for (const Strided* output : {&out_, &max_.original(), &sum_.original()}) output->zero(used_rows());
+    zero_unused();
   }
 
  private:
@@ -62,12 +62,11 @@ class Forward {
     return p;
   }
 
-  // Along the first dimension of the outputs: where nothing is computed, and after the last sequence of a packed batch,
-  // they are 0.
-  int64_t used_rows() const {
-    if (!computes()) return 0;
-    if (resolved_.layout != Layout::kTND) return out_.sizes.front();
-    return resolved_.geometry.end().q_begin;
+  // Outputs are 0 where nothing is computed, and after the last sequence of a packed batch.
+  void zero_unused() const {
+    if (computes() && resolved_.layout != Layout::kTND) return;
+    const int64_t first = computes() ? resolved_.geometry.end().q_begin : 0;
+    for (const Strided* output : {&out_, &max_.original(), &sum_.original()}) output->zero(first);
   }
 
   ascendspeed::ForwardProblem problem_;

@@ -1,0 +1,63 @@
+"""Tests that need torch_npu, on host CANN: bash scripts/hostcann.sh python -m pytest tests/npu"""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[2]
+HERE = importlib.util.find_spec("torch_npu") is not None
+collect_ignore_glob = [] if HERE else ["test_*.py"]
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def pytest_report_header() -> str | None:
+    return None if HERE else "tests/npu: left out, there is no torch_npu here (scripts/hostcann.sh)"
+
+
+@pytest.fixture(scope="session")
+def run() -> Run:
+    """run(source, VARIABLE=value): a Python program of its own, at most two minutes, its output and exit code."""
+
+    def run_source(source: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        command, environment = [sys.executable, "-c", source], os.environ | variables
+        return subprocess.run(
+            command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+        )
+
+    return run_source
+
+
+class Trace:
+    """The aclnn calls made so far, as host CANN has recorded them."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def first_phases(self) -> list[dict[str, Any]]:
+        """`function` without GetWorkspaceSize, and its `arguments`, of the calls of the operator."""
+        torch.npu.synchronize()
+        records = [json.loads(line) for line in self.file.read_text().splitlines()]
+        assert all(record["status"] == 0 for record in records), records
+        suffix = "GetWorkspaceSize"
+        return [
+            {**record, "function": record["function"].removesuffix(suffix)}
+            for record in records
+            if record["function"].startswith("aclnnFlashAttention") and record["function"].endswith(suffix)
+        ]
+
+
+@pytest.fixture
+def trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Trace]:
+    torch.npu.synchronize()
+    monkeypatch.setenv("ASCENDSPEED_HOSTCANN_TRACE", str(tmp_path / "trace.jsonl"))
+    yield Trace(tmp_path / "trace.jsonl")
+    torch.npu.synchronize()
