@@ -35,7 +35,10 @@ SOURCES = [
     "csrc/torch/schema.cpp",
     "csrc/torch/tensor_info.cpp",
 ]
-NPU_SOURCES = ["csrc/attention/layout.cpp", *sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("csrc/npu/*.cpp"))]
+NPU_SOURCES = [
+    "csrc/attention/layout.cpp",
+    *sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("csrc/npu/*.cpp")),
+]
 HEADERS = ["csrc/sources.json", *sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("csrc/**/*.h"))]
 ISA_FLAGS = SHARED["x86"]
 
@@ -84,13 +87,18 @@ def npu_extension(torch_npu: Path) -> Extension:
     )
 
 
-extensions = [extension("ascendspeed._C", SOURCES + (list(ISA_FLAGS) if X86 else []), extra_link_args=["-fopenmp"])]
-torch_npu = find_spec("torch_npu")  # without importing it
-if torch_npu is not None and torch_npu.submodule_search_locations:
-    extensions.append(npu_extension(Path(torch_npu.submodule_search_locations[0])))
+def extensions() -> list[Extension]:
+    if os.environ.get("ASCENDSPEED_EXTENSIONS_BUILT") == "1":  # they lie where an editable installation finds them
+        return []
+    built = [extension("ascendspeed._C", SOURCES + (list(ISA_FLAGS) if X86 else []), extra_link_args=["-fopenmp"])]
+    torch_npu = find_spec("torch_npu")  # without importing it
+    if torch_npu is not None and torch_npu.submodule_search_locations:
+        built.append(npu_extension(Path(torch_npu.submodule_search_locations[0])))
+    return built
+
 
 setup(
     license="Apache-2.0",
-    ext_modules=extensions,
+    ext_modules=extensions(),
     cmdclass={"build_ext": Build.with_options(use_ninja=False)},
 )

@@ -173,14 +173,17 @@ set_up() {
   local stamp all
   stamp="$(environment_stamp)"
   touch "$stamp-extras" || fail "the environment of $python cannot be written to"
-  rm -f "$stamp" build/.setup
+  rm -f "$stamp"
   all_extras >build/.setup-extras
   all="$(paste -sd, build/.setup-extras)"
-  say "installing the packages of pyproject.toml${all:+ [$all]} and building the C++ extension (about two minutes)"
+  say "building the C++ extension (about two minutes)"
   constrain_torch
-  # The extension must be built against this very torch, so without pip's isolated build environment.
+  # In place, against this very torch. What another environment with the same torch has built stays.
+  [[ -f build/.setup && "$(wanted_build)" == "$(<build/.setup)" ]] || rm -f build/.setup ascendspeed/_C*.so ascendspeed/_npu*.so
   install --constraint build/.setup-constraints "setuptools>=77"
-  install --constraint build/.setup-constraints --no-build-isolation --editable ".${all:+[$all]}"
+  "$python" setup.py --quiet build_ext --inplace >&2 || fail "the extension does not build (see above)"
+  say "installing the packages of pyproject.toml${all:+ [$all]}"
+  ASCENDSPEED_EXTENSIONS_BUILT=1 install --constraint build/.setup-constraints --no-build-isolation --editable ".${all:+[$all]}"
   # Without torch_npu, which loads only where CANN is on the loader's path.
   TORCH_DEVICE_BACKEND_AUTOLOAD=0 "$python" -c 'import ascendspeed.ops' >&2 || fail "the extension was built but does not load (see above)"
 

@@ -48,12 +48,11 @@ def checkout(tmp_path: Path) -> Path:
     folder = tmp_path / "checkout"
     (folder / "csrc").mkdir(parents=True)
     (folder / "csrc" / "kernel.cpp").write_text("int one() { return 1; }\n")
-    (folder / "setup.py").write_text("")
+    (folder / "setup.py").write_text("from pathlib import Path\nPath('ascendspeed/_C.so').touch()\n")
     shutil.copytree(ROOT / "scripts", folder / "scripts")
     shutil.copy(ROOT / "pyproject.toml", folder)
     (folder / "ascendspeed" / "ops").mkdir(parents=True)
     (folder / "ascendspeed" / "ops" / "__init__.py").write_text("")
-    (folder / "ascendspeed" / "_C.so").write_text("")
     return folder
 
 
