@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+import torch_npu
 
 
 def npu(*values: float) -> torch.Tensor:
@@ -172,8 +173,8 @@ def test_what_the_cpu_has_no_kernel_for_is_refused_by_name():
     x = torch.ones(2, 8, device="npu")
     with pytest.raises(NotImplementedError, match=r"aten::_thnn_fused_lstm_cell: host CANN .* has none"):
         torch.nn.LSTM(8, 8).npu()(x)
-    with pytest.raises(RuntimeError, match="aclnnSwiGlu"):
-        torch.ops.npu.npu_swiglu(x)
+    with pytest.raises(RuntimeError, match="aclnnGroupedMatmul"):
+        torch_npu.npu_grouped_matmul([x], [x.T[None]], group_list=[2], group_type=0, split_item=3)
 
 
 def test_sparse_tensors_are_refused_by_name():

@@ -194,3 +194,40 @@ def test_calls_are_recorded_like_attentions(tmp_path: Path):
     assert (out["shape"], out["dtype"]) == ([32], "ACL_UINT8")
     assert {call["status"] for call in calls.values()} == {0}
     assert "aclnnDropoutGenMaskV2" in calls
+
+
+def check_layer(on_cpu, on_npu, *shapes: tuple[int, ...], dtype: torch.dtype) -> None:
+    """Both compute in float32 and round once to the dtype at the end: float32 sums in another order, bfloat16 may round
+    to the neighbour."""
+    rtol, atol = (1e-5, 1e-5) if dtype == torch.float32 else (2.0**-7, 2.0**-7)
+    inputs = [torch.randn(shape).to(dtype) for shape in shapes]
+    wide = [x.float().requires_grad_() for x in inputs]
+    npu = [x.npu().requires_grad_() for x in inputs]
+    expected, actual = on_cpu(*wide), on_npu(*npu)
+    weights = torch.randn(expected.shape).to(dtype)
+    expected_grads = torch.autograd.grad(expected, wide, weights.float())
+    actual_grads = torch.autograd.grad(actual, npu, weights.npu())
+    for want, got in zip((expected, *expected_grads), (actual, *actual_grads), strict=True):
+        torch.testing.assert_close(got.cpu().float(), want, rtol=rtol, atol=atol)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("normed", [(16,), (3, 16)])
+def test_rms_norm_and_its_gradient(dtype: torch.dtype, normed: tuple[int, ...]):
+    check_layer(
+        lambda x, w: torch.nn.functional.rms_norm(x, normed, w, 1e-6),
+        lambda x, w: torch_npu.npu_rms_norm(x, w, 1e-6)[0],
+        (4, 3, 16),
+        normed,
+        dtype=dtype,
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dim", [-1, 0, 1])
+def test_swiglu_and_its_gradient(dtype: torch.dtype, dim: int):
+    def swiglu(x: torch.Tensor) -> torch.Tensor:
+        gate, linear = x.chunk(2, dim)
+        return torch.nn.functional.silu(gate) * linear
+
+    check_layer(swiglu, lambda x: torch_npu.npu_swiglu(x, dim=dim), (4, 6, 16), dtype=dtype)

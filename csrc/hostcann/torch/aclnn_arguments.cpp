@@ -1,10 +1,10 @@
 #include "hostcann/torch/aclnn_arguments.h"
 
+#include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/ops/from_blob.h>
 
-#include <cstring>
-
 #include "hostcann/aclnn/checks.h"
+#include "hostcann/aclnn/memory.h"
 #include "hostcann/aclnn/objects.h"
 #include "hostcann/aclnn/status.h"
 #include "hostcann/aclnn/trace.h"
@@ -73,6 +73,24 @@ std::string json(const aclScalar* scalar) {
     number = value.isFloatingPoint() ? json(value.toDouble()) : json(value.to<int64_t>());
   }
   return json_object({{"dtype", json(dtype_name(scalar->dtype))}, {"value", number}});
+}
+
+void check_sizes(const char* name, const at::Tensor& out, at::IntArrayRef expected) {
+  if (out.sizes() != expected) refuse_value(std::string(name) + ": expected " + c10::str(expected));
+}
+
+Plan plan(const std::vector<Named>& outputs, const std::vector<Named>& inputs, std::function<void()> work) {
+  Plan made;
+  for (const auto& [name, tensor] : outputs) {
+    check_output(name, tensor, tensor->sizes, tensor->dtype);
+    made.memory.push_back(range_of(name, tensor));
+  }
+  for (const auto& [name, tensor] : inputs) made.memory.push_back(range_of(name, tensor));
+  made.run = [work = std::move(work)](void*) {
+    const at::AutoDispatchBelowADInplaceOrView below_autograd;
+    work();
+  };
+  return made;
 }
 
 }  // namespace hostcann

@@ -1,11 +1,17 @@
-// The objects of an aclnn call as ATen has them.
+// The objects of an aclnn call as ATen has them, and a call that ATen works off.
 #pragma once
 
 #include <ATen/core/Tensor.h>
 
+#include <functional>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "aclnn/acl_meta.h"
+#include "hostcann/aclnn/executor.h"
+
+#define ACLNN extern "C" ACL_FUNC_VISIBILITY aclnnStatus
 
 namespace hostcann {
 
@@ -18,5 +24,12 @@ at::Scalar to_aten(const char* name, const aclScalar* scalar);
 at::ScalarType to_aten(const std::string& name, aclDataType dtype);
 
 std::string json(const aclScalar* scalar);
+
+// Refuses an output of other sizes.
+void check_sizes(const char* name, const at::Tensor& out, at::IntArrayRef expected);
+
+// A call whose `work` writes the outputs and reads the inputs.
+using Named = std::pair<const char*, const aclTensor*>;
+Plan plan(const std::vector<Named>& outputs, const std::vector<Named>& inputs, std::function<void()> work);
 
 }  // namespace hostcann

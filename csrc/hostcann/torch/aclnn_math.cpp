@@ -1,12 +1,10 @@
 // libaclnn_math.so: the operators of CANN that torch_npu calls without asking torch's dispatcher, and so past the
 // kernels that install.cpp gives ATen's. Any strides, every dtype that ATen has; ATen does the work, on the stream.
 #include <ATen/ExpandUtils.h>
-#include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/ops/constant_pad_nd.h>
 
 #include "hostcann/aclnn/checks.h"
 #include "hostcann/aclnn/executor.h"
-#include "hostcann/aclnn/memory.h"
 #include "hostcann/aclnn/objects.h"
 #include "hostcann/aclnn/status.h"
 #include "hostcann/aclnn/trace.h"
@@ -15,28 +13,7 @@
 using namespace hostcann;
 using at::Tensor;
 
-#define ACLNN extern "C" ACL_FUNC_VISIBILITY aclnnStatus
-
 namespace {
-
-// A plan of `work`, which writes `out` and reads `inputs`. The tensors are ATen's of the same memory.
-template <typename Work>
-Plan plan(const char* out_name, const aclTensor* out, std::vector<std::pair<const char*, const aclTensor*>> inputs,
-          Work work) {
-  check_output(out_name, out, out->sizes, out->dtype);
-  Plan made;
-  made.memory.push_back(range_of(out_name, out));
-  for (const auto& [name, tensor] : inputs) made.memory.push_back(range_of(name, tensor));
-  made.run = [work](void*) {
-    const at::AutoDispatchBelowADInplaceOrView below_autograd;
-    work();
-  };
-  return made;
-}
-
-void check_sizes(const char* name, const Tensor& out, at::IntArrayRef expected) {
-  if (out.sizes() != expected) refuse_value(std::string(name) + ": expected " + c10::str(expected));
-}
 
 constexpr Api kInplaceCopy{.name = "aclnnInplaceCopy"}, kCast{.name = "aclnnCast"},
     kInplaceZero{.name = "aclnnInplaceZero"}, kInplaceFillScalar{.name = "aclnnInplaceFillScalar"},
@@ -53,7 +30,7 @@ ACLNN aclnnInplaceCopyGetWorkspaceSize(aclTensor* selfRef, const aclTensor* src,
     if (!at::is_expandable_to(from.sizes(), self.sizes())) {
       refuse_value(of("src", *src) + " does not broadcast to " + of("self", *selfRef));
     }
-    return plan("self", selfRef, {{"src", src}}, [=] { self.copy_(from); });
+    return plan({{"self", selfRef}}, {{"src", src}}, [=] { self.copy_(from); });
   });
 }
 ACLNN aclnnInplaceCopy(void* workspace, uint64_t workspaceSize, aclOpExecutor* executor, aclrtStream stream) {
@@ -69,7 +46,7 @@ ACLNN aclnnCastGetWorkspaceSize(const aclTensor* self, aclDataType dtype, aclTen
     const Tensor from = to_aten("self", self), to = to_aten("out", out);
     if (to.scalar_type() != to_aten("dtype", dtype)) refuse_value(of("out", *out) + ": its dtype is not dtype");
     check_sizes("out", to, from.sizes());
-    return plan("out", out, {{"self", self}}, [=] { to.copy_(from); });
+    return plan({{"out", out}}, {{"self", self}}, [=] { to.copy_(from); });
   });
 }
 ACLNN aclnnCast(void* workspace, uint64_t workspaceSize, aclOpExecutor* executor, aclrtStream stream) {
@@ -78,8 +55,9 @@ ACLNN aclnnCast(void* workspace, uint64_t workspaceSize, aclOpExecutor* executor
 
 ACLNN aclnnInplaceZeroGetWorkspaceSize(aclTensor* selfRef, uint64_t* workspaceSize, aclOpExecutor** executor) {
   const auto arguments = [&] { return json_object({{"self", json(selfRef)}}); };
-  return first_phase(kInplaceZero, arguments, workspaceSize, executor,
-                     [&] { return plan("self", selfRef, {}, [self = to_aten("self", selfRef)] { self.zero_(); }); });
+  return first_phase(kInplaceZero, arguments, workspaceSize, executor, [&] {
+    return plan({{"self", selfRef}}, {}, [self = to_aten("self", selfRef)] { self.zero_(); });
+  });
 }
 ACLNN aclnnInplaceZero(void* workspace, uint64_t workspaceSize, aclOpExecutor* executor, aclrtStream stream) {
   return second_phase(kInplaceZero, workspace, workspaceSize, executor, stream);
@@ -89,7 +67,7 @@ ACLNN aclnnInplaceFillScalarGetWorkspaceSize(aclTensor* selfRef, const aclScalar
                                              aclOpExecutor** executor) {
   const auto arguments = [&] { return json_object({{"self", json(selfRef)}, {"value", json(value)}}); };
   return first_phase(kInplaceFillScalar, arguments, workspaceSize, executor, [&] {
-    return plan("self", selfRef, {},
+    return plan({{"self", selfRef}}, {},
                 [self = to_aten("self", selfRef), number = to_aten("value", value)] { self.fill_(number); });
   });
 }
@@ -115,7 +93,7 @@ ACLNN aclnnConstantPadNdGetWorkspaceSize(const aclTensor* self, const aclIntArra
     for (size_t i = 0; i < count.size(); ++i) sizes[sizes.size() - 1 - i / 2] += count[i];
     check_sizes("out", to, sizes);
     if (to.scalar_type() != from.scalar_type()) refuse_value(of("out", *out) + ": its dtype is not self's");
-    return plan("out", out, {{"self", self}}, [=] { to.copy_(at::constant_pad_nd(from, count, number)); });
+    return plan({{"out", out}}, {{"self", self}}, [=] { to.copy_(at::constant_pad_nd(from, count, number)); });
   });
 }
 ACLNN aclnnConstantPadNd(void* workspace, uint64_t workspaceSize, aclOpExecutor* executor, aclrtStream stream) {
