@@ -25,10 +25,10 @@ def pytest_report_header() -> str | None:
 
 @pytest.fixture(scope="session")
 def run() -> Run:
-    """run(source, VARIABLE=value): a Python program of its own, at most two minutes, its output and exit code."""
+    """run(source, argument, VARIABLE=value): a Python program, at most two minutes, with its output and exit code."""
 
-    def run_source(source: str, **variables: str) -> subprocess.CompletedProcess[str]:
-        command, environment = [sys.executable, "-c", source], os.environ | variables
+    def run_source(source: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        command, environment = [sys.executable, "-c", source, *arguments], os.environ | variables
         return subprocess.run(
             command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
         )

@@ -1,7 +1,9 @@
-"""The binding of the operator to aclnn: streams, devices, memory, versions and errors."""
+"""The binding of the operator to aclnn: streams, devices, memory and errors."""
 
 import ctypes
-import resource
+import json
+import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -102,6 +104,10 @@ def test_workspace_comes_from_the_caching_allocator(trace):
     assert torch.npu.memory_allocated() == before
 
 
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
 def test_ten_thousand_calls_leak_nothing():
     tensors = example(length=8)
 
@@ -110,12 +116,12 @@ def test_ten_thousand_calls_leak_nothing():
             forward_and_backward(tensors)
         torch.npu.synchronize()
 
-    call(1000)  # allocators, lists and caches have their size by then
-    memory, resident = torch.npu.memory_allocated(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    call(5000)  # allocators, lists and caches have their size by then
+    memory, resident = torch.npu.memory_allocated(), resident_bytes()
     call(5000)  # forward and backward: two calls each
     assert torch.npu.memory_allocated() == memory
-    # An object of 100 bytes lost in each call would be 1000 KiB; a call has a dozen, of 200 bytes and more.
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - resident < 4096
+    # A call has a dozen objects of 200 bytes and more: one of them lost each time is 2 MB.
+    assert resident_bytes() - resident < 1 << 20
 
 
 def test_a_call_before_torch_npu_is_imported_finds_its_kernels_later(run):
@@ -172,7 +178,7 @@ def attempt(work):
 """
 
 
-@pytest.mark.parametrize("queue", ["0", "1", "2"])
+@pytest.mark.parametrize("queue", ["0", "1"])
 @pytest.mark.parametrize(
     ("phase", "texts"),
     [
@@ -198,29 +204,33 @@ def test_a_refused_first_phase_leaves_the_next_call_alone(run):
     assert "next: done 32.0" in result.stdout, (result.stdout, result.stderr)
 
 
-def test_no_memory_for_the_workspace_is_an_out_of_memory_error(run):
-    """The plan that the first phase made is given up, the tensors are whole, and a smaller call still works."""
+def test_no_memory_for_the_workspace_is_an_out_of_memory_error(run, tmp_path):
+    """The plan that the first phase made is given up, the tensors are whole, and the next call works."""
     source = """
 import torch
 from ascendspeed.ops import flash_attention_score
-tensors = [torch.ones(1, 1, n, 8, device="npu", requires_grad=True) for n in (1024, 1024, 1024)]
+# Small outputs, which fit in what is cached, and a workspace above the 1 MiB that are cached.
+query, key, value = (torch.ones(1, 1, 1024, dim, device="npu") for dim in (768, 768, 8))
 filler = []
 try:
     while True:
         filler.append(torch.empty(1 << 20, dtype=torch.uint8, device="npu"))
-except torch.npu.OutOfMemoryError:
-    pass
+except torch.OutOfMemoryError:
+    filler.pop()
 try:
-    for _ in range(3):
-        filler.append(flash_attention_score(*tensors, 1, "BNSD").attention_out)
+    flash_attention_score(query, key, value, 1, "BNSD")
     print("no error")
-except torch.npu.OutOfMemoryError as error:
+except torch.OutOfMemoryError as error:
     print("out of memory:", error)
 filler.clear()
-print(flash_attention_score(*tensors, 1, "BNSD").attention_out.sum().item())
+print(flash_attention_score(query, key, value, 1, "BNSD").attention_out.sum().item())
 """
-    result = run(source, ASCENDSPEED_HOSTCANN_MEMORY=str(64 << 20))
+    trace = tmp_path / "trace.jsonl"
+    memory = str(64 << 20)
+    result = run(source, ASCENDSPEED_HOSTCANN_MEMORY=memory, ASCENDSPEED_HOSTCANN_TRACE=str(trace))
     assert result.returncode == 0, result.stderr
-    first, *_, last = result.stdout.split("Warning")[-1].splitlines()[-2:] if result.stdout else ("", "")
     assert "out of memory: NPU out of memory" in result.stdout
-    assert last == "8192.0"
+    assert result.stdout.splitlines()[-1] == "8192.0"
+    calls = [json.loads(line)["function"] for line in trace.read_text().splitlines()]
+    calls = [name.removeprefix("aclnnFlashAttentionScoreV3") for name in calls if "FlashAttention" in name]
+    assert calls == ["GetWorkspaceSize", "GetWorkspaceSize", ""]  # the first call has no second phase
