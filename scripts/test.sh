@@ -1,10 +1,18 @@
 #!/usr/bin/env bash
-# Set up, then run every test; the arguments go to pytest.
+# Set up, then run every test; where there is no NPU, those of the NPU path on host CANN. Arguments go to pytest, and
+# then only the tests of this environment run.
 #
 #   bash scripts/test.sh
 #   bash scripts/test.sh -m "not slow" tests/ops
+#   bash scripts/hostcann.sh python -m pytest tests/npu tests/ops      # the same on host CANN
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 python="$(bash scripts/setup.sh train test)"
-exec "$python" -m pytest "$@"
+if [[ $# -gt 0 ]]; then exec "$python" -m pytest "$@"; fi
+
+"$python" -m pytest
+# With a torch_npu of its own the environment has just run them on its cards.
+if ! "$python" -c 'import importlib.util, sys; sys.exit(importlib.util.find_spec("torch_npu") is None)'; then
+  bash scripts/hostcann.sh python -m pytest tests/npu tests/ops tests/integrations
+fi
