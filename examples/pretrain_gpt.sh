@@ -7,7 +7,7 @@
 #
 # Settings: NPROC_PER_NODE NNODES NODE_RANK MASTER_ADDR MASTER_PORT DEVICE DATA_PATH SAVE_DIR, all in
 # docs/environment.md. Further flags are appended and win over the ones below; switches (--swiglu,
-# --group-query-attention, --disable-bias-linear) have no opposite, so edit them here.
+# --group-query-attention, --disable-bias-linear, --use-cpu-initialization) have no opposite, so edit them here.
 set -euo pipefail
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 fail() {
@@ -36,16 +36,23 @@ else
   rendezvous=(--nnodes "$NNODES" --node-rank "$NODE_RANK" --master-addr "$MASTER_ADDR" --master-port "$MASTER_PORT")
 fi
 
+flags=("$@")
+# What the caller's flags say of one flag, the last time they name it, or a default: given FLAG DEFAULT
+given() {
+  local value="$2" i
+  for ((i = 0; i < ${#flags[@]}; i++)); do
+    case "${flags[i]}" in
+      "$1="*) value="${flags[i]#*=}" ;;
+      "$1") value="${flags[i + 1]:-}" ;;
+    esac
+  done
+  echo "$value"
+}
+
 # Two processes share the model, each pair (or single process, when they are odd) trains on samples of its own;
 # unless the flags say otherwise.
-processes=$((NNODES * NPROC_PER_NODE)) tensor_parallel=$((NNODES * NPROC_PER_NODE % 2 == 0 ? 2 : 1))
-flags=("$@")
-for i in ${flags[@]+"${!flags[@]}"}; do
-  case "${flags[i]}" in
-    --tensor-model-parallel-size=*) tensor_parallel="${flags[i]#*=}" ;;
-    --tensor-model-parallel-size) tensor_parallel="${flags[i + 1]:-}" ;;
-  esac
-done
+processes=$((NNODES * NPROC_PER_NODE))
+tensor_parallel="$(given --tensor-model-parallel-size $((processes % 2 == 0 ? 2 : 1)))"
 [[ "$tensor_parallel" =~ ^[1-9][0-9]*$ ]] ||
   fail "--tensor-model-parallel-size $tensor_parallel must be a whole number of at least 1"
 replicas=$((processes / tensor_parallel))
@@ -55,10 +62,14 @@ if ((tensor_parallel > 1)); then parallel+=(--sequence-parallel); fi
 # 3.3 million parameters; on 2 CPU cores 300 iterations take about 4 minutes.
 model=(--num-layers 4 --hidden-size 256 --num-attention-heads 8 --group-query-attention --num-query-groups 4
   --seq-length 256 --max-position-embeddings 256 --position-embedding-type rope --normalization RMSNorm --swiglu
-  --disable-bias-linear --attention-dropout 0 --hidden-dropout 0)
+  --disable-bias-linear --attention-dropout 0 --hidden-dropout 0 --use-cpu-initialization)
+# A warm-up of 20 iterations in 300. A number of iterations that is none is the trainer's to refuse.
+train_iters="$(given --train-iters 300)"
+[[ "$train_iters" =~ ^[0-9]+$ ]] || train_iters=300
 # 2 micro batches per iteration; with more than 2 replicas one each.
 training=(--micro-batch-size 4 --global-batch-size $((replicas > 2 ? 4 * replicas : 8)) --train-iters 300
-  --lr 3e-3 --min-lr 3e-4 --lr-decay-style cosine --lr-warmup-iters 20 --weight-decay 0.1 --adam-beta2 0.95)
+  --lr 3e-3 --min-lr 3e-4 --lr-decay-style cosine --lr-warmup-iters $((10#$train_iters / 15))
+  --weight-decay 0.1 --adam-beta2 0.95)
 data=(--split "90,10,0" --num-workers 0)
 # A tokenizer of this size is trained on the text, unless the flags bring one.
 if [[ " $* " != *" --tokenizer-model"* ]]; then data+=(--vocab-size 2048); fi

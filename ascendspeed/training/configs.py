@@ -61,6 +61,7 @@ class ModelConfig:
     attention_dropout: float = _flag(0.1, "probability of dropping an attention weight, 0 to below 1")
     hidden_dropout: float = _flag(0.1, "probability of dropping a number of the residual branches, 0 to below 1")
     init_method_std: float = _flag(0.02, "standard deviation of the initial weights, no unit")
+    use_cpu_initialization: bool = _flag(False, "draw the initial weights on the CPU: the same ones on every device")
     make_vocab_size_divisible_by: int = _flag(128, "vocabulary rows are padded to a multiple of this times TP, rows")
     bf16: bool = _flag(False, "parameters and activations in bfloat16, optimizer in float32")
     recompute_granularity: str | None = _flag(

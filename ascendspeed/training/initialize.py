@@ -48,12 +48,26 @@ def world(run: RunConfig) -> Iterator[Device]:
 
 
 def _join(run: RunConfig, device: Device) -> None:
-    timeout = datetime.timedelta(minutes=run.parallel.distributed_timeout_minutes)
+    seconds = 60 * run.parallel.distributed_timeout_minutes
+    timeout = datetime.timedelta(seconds=_tell_hccl(seconds) if device.name == "npu" else seconds)
     if "RANK" in os.environ:
         dist.init_process_group(device.collective_backend, timeout=timeout)
     else:
         alone = dist.HashStore()
         dist.init_process_group(device.collective_backend, store=alone, rank=0, world_size=1, timeout=timeout)
+
+
+def _tell_hccl(seconds: int) -> int:
+    """Give HCCL, which alone ends a collective that waits, the run's limit unless the environment has one.
+
+    Returns torch's limit in seconds, which has to be the later one.
+    """
+    # HCCL takes 120 to 7200 s for the time to connect.
+    os.environ.setdefault("HCCL_CONNECT_TIMEOUT", str(min(max(seconds, 120), 7200)))
+    hccl = os.environ.setdefault("HCCL_EXEC_TIMEOUT", str(seconds))
+    if not hccl.isdecimal():
+        raise Mistake(f"HCCL_EXEC_TIMEOUT={hccl} is not a whole number of seconds")
+    return max(int(hccl), seconds) + 60
 
 
 def _seed(seed: int) -> None:
@@ -71,6 +85,9 @@ def _quieten() -> None:
     # megatron-core's advice for CUDA, and torch's new names for what megatron-core still calls by the old ones.
     warnings.filterwarnings("ignore", message=".*CUDA_DEVICE_MAX_CONNECTIONS", category=UserWarning)
     warnings.filterwarnings("ignore", message=".*cuda_graph_scope", category=UserWarning)
+    # The current card is the process's own, and what HCCL lacks torch_npu makes of what it has.
+    warnings.filterwarnings("ignore", message=r"barrier\(\): using the device", category=UserWarning)
+    warnings.filterwarnings("ignore", message="HCCL doesn't support gather", category=UserWarning)
     for old in (
         r".*torch\.distributed\.\w+` is deprecated",
         "`load_state_dict` is deprecated",

@@ -2,8 +2,8 @@
 
 Whoever finds a mistake raises `Mistake`. A check that only one rank can make (a file, a folder, prepared data) goes
 through `on_rank_0`; a check whose answer may differ between ranks goes through `on_every_rank`. Both make all ranks
-agree on the outcome, so that no rank is left waiting in a collective. Defects of the program are not mistakes:
-they keep their traceback, and torchrun ends the other ranks.
+agree on the outcome, so that no rank is left waiting in a collective. Defects of the program and failures of a device
+are not mistakes: they keep their traceback, the rank goes at once, and torchrun ends the other ranks.
 """
 
 import datetime
@@ -14,7 +14,7 @@ from typing import NoReturn, TypeVar
 
 import torch.distributed as dist
 
-__all__ = ["EXIT_CODE", "Mistake", "exit_together", "on_every_rank", "on_rank_0"]
+__all__ = ["EXIT_CODE", "Mistake", "exit_alone", "exit_together", "on_every_rank", "on_rank_0"]
 
 EXIT_CODE = 2  # argparse's code for a command line that cannot be run
 
@@ -63,7 +63,21 @@ def exit_together(mistake: Mistake) -> NoReturn:
         if not dist.is_initialized():
             dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=60))
         dist.barrier()
+    if dist.is_initialized():
+        dist.destroy_process_group()
     raise SystemExit(EXIT_CODE)
+
+
+def exit_alone(error: BaseException) -> NoReturn:
+    """Print the traceback of `error` and end this process with code 1, without tidying up.
+
+    Tidying up would wait for the other ranks, and for work of a device that has failed: each reports the same failure
+    once more, or waits for the timeout.
+    """
+    sys.excepthook(type(error), error, error.__traceback__)  # torch's names the rank in each line
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)
 
 
 def _attempt(work: Callable[[], Result]) -> list[object]:

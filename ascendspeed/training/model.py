@@ -65,6 +65,7 @@ def transformer_config(run: RunConfig) -> TransformerConfig:
         attention_dropout=m.attention_dropout,
         hidden_dropout=m.hidden_dropout,
         init_method_std=m.init_method_std,
+        use_cpu_initialization=m.use_cpu_initialization,
         bf16=m.bf16,
         params_dtype=dtype,
         pipeline_dtype=dtype,

@@ -13,13 +13,16 @@ from collections.abc import Sequence
 import torch.distributed as dist
 
 from ascendspeed.training import flags
-from ascendspeed.training.mistakes import Mistake, exit_together
+from ascendspeed.training.mistakes import Mistake, exit_alone, exit_together
 
 __all__ = ["main"]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Train as `argv` says (the command line's if None). A mistake of the user's ends all ranks with one line."""
+    """Train as `argv` says (the command line's if None). A mistake of the user's ends all ranks with one line.
+
+    Any other error leaves the process group as it is: destroying it may wait for a rank or a device that has failed.
+    """
     try:
         run = flags.parse(sys.argv[1:] if argv is None else argv)
         # Imported here and not above: a wrong flag is told before megatron-core has loaded, and the helper process that
@@ -30,10 +33,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         train(run)
     except Mistake as mistake:
         exit_together(mistake)
-    finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (Exception, KeyboardInterrupt) as error:
+        exit_alone(error)

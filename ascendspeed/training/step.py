@@ -75,7 +75,7 @@ def _forward_backward(
     num_microbatches: int,
     forward_only: bool,
 ) -> float:
-    """Run the schedule; return the mean loss over the tokens of all data-parallel ranks."""
+    """Run the schedule; return the mean loss over the tokens of all data-parallel ranks, summed in float64."""
     sums: list[Tensor] = get_forward_backward_func()(
         forward_step_func=partial(_forward_step, device.current_device()),
         data_iterator=micro_batches,
@@ -85,9 +85,11 @@ def _forward_backward(
         micro_batch_size=run.training.micro_batch_size,
         forward_only=forward_only,
     )
-    total = torch.stack(sums).sum(dim=0)
-    dist.all_reduce(total, group=parallel_state.get_data_parallel_group())
-    loss, tokens = total.tolist()
+    mine = torch.stack(sums).cpu().double().sum(dim=0).to(device.current_device())
+    group = parallel_state.get_data_parallel_group()
+    each = [torch.empty_like(mine) for _ in range(group.size())]
+    dist.all_gather(each, mine, group=group)  # and no all_reduce: HCCL adds no float64
+    loss, tokens = torch.stack(each).cpu().sum(dim=0).tolist()
     return loss / max(tokens, 1.0)
 
 
@@ -101,8 +103,7 @@ def _forward_step(
 
 
 def _sum_losses(loss_mask: Tensor, losses: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(sum of the losses, number of tokens, both for the report in float64); the schedule divides and scales."""
+    """(sum of the losses, number of tokens, both for the report); the schedule divides and scales."""
     loss = (losses.float() * loss_mask).sum()
     tokens = loss_mask.sum()
-    report = torch.stack([loss.detach(), tokens]).double()
-    return loss, tokens.int(), report
+    return loss, tokens.int(), torch.stack([loss.detach(), tokens])

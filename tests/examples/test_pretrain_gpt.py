@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from ascendspeed.training import flags as training_flags
+from ascendspeed.training.mistakes import Mistake
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "examples" / "pretrain_gpt.sh"
@@ -71,6 +72,22 @@ def test_a_tensor_parallel_size_of_the_callers_decides_what_follows_from_it(proc
     run = training_flags.parse(flags, world_size=processes)
     assert run.parallel.tensor_model_parallel_size == size
     assert run.training.global_batch_size == max(8, 4 * processes // size)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "iterations"),
+    [("", 20), ("--train-iters 20", 1), ("--train-iters=8", 0), ("--train-iters 8 --train-iters=3000", 200)],
+)
+def test_the_warm_up_fits_into_a_run_of_any_length(arguments, iterations):
+    _, flags = split(dry_run(*arguments.split()))
+    assert training_flags.parse(flags, world_size=2).lr_warmup_iters == iterations
+
+
+@pytest.mark.parametrize("number", ["many", "-5", ""])
+def test_a_number_of_iterations_that_is_none_is_the_trainers_to_refuse(number):
+    _, flags = split(dry_run("--train-iters", number))
+    with pytest.raises(Mistake):
+        training_flags.parse(flags, world_size=2)
 
 
 def test_a_tensor_parallel_size_that_is_no_number_is_refused():

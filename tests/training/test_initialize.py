@@ -1,21 +1,25 @@
 """A run joins a world and leaves nothing of it behind."""
 
 import logging
+import os
 
+import pytest
 import torch
 from megatron.core import parallel_state
 from megatron.core.tensor_parallel import get_cuda_rng_tracker
 
 from ascendspeed.device import cuda_shim
-from ascendspeed.training import flags
+from ascendspeed.training import flags, initialize
 from ascendspeed.training.initialize import world
+from ascendspeed.training.mistakes import Mistake
+from tests.support.device import DEVICE
 from tests.training.settings import SMALL
 
 
 def test_the_world_is_there_inside_and_gone_outside():
     run = flags.parse(SMALL, world_size=1)
     with world(run) as device:
-        assert device.name == "cpu"
+        assert device.name == DEVICE
         assert parallel_state.get_tensor_model_parallel_world_size() == 1
         assert cuda_shim.installed_for() == device
     assert cuda_shim.installed_for() is None
@@ -24,15 +28,43 @@ def test_the_world_is_there_inside_and_gone_outside():
 
 def test_megatrons_loggers_are_left_alone_and_dropout_raises_no_alarm(caplog):
     caplog.set_level(logging.WARNING, logger="megatron.core.tensor_parallel.random")
-    with world(flags.parse(SMALL, world_size=1)), get_cuda_rng_tracker().fork():
-        torch.rand(3)
+    with world(flags.parse(SMALL, world_size=1)) as device, get_cuda_rng_tracker().fork():
+        torch.rand(3, device=device.current_device())
     assert logging.getLogger("megatron.core.tensor_parallel.random").level == logging.WARNING
     assert not caplog.records
 
 
 def test_the_seed_decides_every_generator():
     def drawn(seed: str) -> list[float]:
-        with world(flags.parse([*SMALL, "--seed", seed], world_size=1)):
-            return torch.rand(3).tolist()
+        with world(flags.parse([*SMALL, "--seed", seed], world_size=1)) as device:
+            return [*torch.rand(3).tolist(), *torch.rand(3, device=device.current_device()).tolist()]
 
     assert drawn("1") == drawn("1") != drawn("2")
+
+
+@pytest.mark.parametrize(
+    ("environment", "minutes", "connect", "execute", "torchs"),
+    [
+        ({}, 10, "600", "600", 660),
+        ({}, 1, "120", "60", 120),
+        ({}, 180, "7200", "10800", 10860),
+        ({"HCCL_EXEC_TIMEOUT": "1836", "HCCL_CONNECT_TIMEOUT": "300"}, 10, "300", "1836", 1896),
+        ({"HCCL_EXEC_TIMEOUT": "0"}, 10, "600", "0", 660),  # for ever
+    ],
+)
+def test_hccl_has_the_runs_limits_where_the_environment_has_none(
+    monkeypatch, environment, minutes, connect, execute, torchs
+):
+    for name in ("HCCL_EXEC_TIMEOUT", "HCCL_CONNECT_TIMEOUT"):
+        monkeypatch.setenv(name, "")  # so that it is put back
+        monkeypatch.delenv(name)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert initialize._tell_hccl(60 * minutes) == torchs
+    assert (os.environ["HCCL_CONNECT_TIMEOUT"], os.environ["HCCL_EXEC_TIMEOUT"]) == (connect, execute)
+
+
+def test_a_limit_that_is_no_number_is_a_mistake(monkeypatch):
+    monkeypatch.setenv("HCCL_EXEC_TIMEOUT", "5m")
+    with pytest.raises(Mistake, match="HCCL_EXEC_TIMEOUT=5m is not a whole number of seconds"):
+        initialize._tell_hccl(60)

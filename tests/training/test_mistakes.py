@@ -1,6 +1,8 @@
 """Whatever one rank finds, all ranks raise; what is no mistake keeps its type."""
 
 import os
+import subprocess
+import sys
 
 import pytest
 import torch.distributed as dist
@@ -54,3 +56,20 @@ def test_leaving_prints_on_rank_0_alone(capsys, monkeypatch):
     with pytest.raises(SystemExit):
         exit_together(Mistake("no"))
     assert capsys.readouterr().err == ""
+
+
+def test_leaving_alone_prints_the_traceback_once_and_tidies_nothing_up():
+    program = """
+import atexit
+from ascendspeed.training.mistakes import exit_alone
+atexit.register(print, "tidied up")
+print("before")
+try:
+    1 // 0
+except ZeroDivisionError as error:
+    exit_alone(error)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert done.stdout.endswith("before\n")
+    assert done.stderr.count("Traceback") == done.stderr.count("ZeroDivisionError: ") == 1

@@ -34,6 +34,7 @@ def config(more: str = ""):
         ("--add-qkv-bias", "add_qkv_bias", True),
         ("--qk-layernorm", "qk_layernorm", True),
         ("--hidden-dropout 0.2", "hidden_dropout", 0.2),
+        ("--use-cpu-initialization", "use_cpu_initialization", True),
         ("--init-method-std 0.01", "init_method_std", 0.01),
         ("--bf16", "params_dtype", torch.bfloat16),
         ("", "params_dtype", torch.float32),

@@ -11,6 +11,7 @@ from ascendspeed.training import configs, flags, save_folder
 from ascendspeed.training.mistakes import Mistake
 from ascendspeed.training.preprocess import Prepared
 from ascendspeed.training.tokenizer import null
+from tests.support.device import DEVICE
 from tests.training.settings import SMALL
 
 PREPARED = Prepared("p", null(10), "indices", "source", content="abc")
@@ -70,13 +71,13 @@ def test_lengths_reports_and_paths_are_free(tmp_path):
 
 
 def test_the_device_is_compared_by_what_it_is(tmp_path, monkeypatch):
-    checkpointed(tmp_path, 4)  # --device cpu
+    checkpointed(tmp_path, 4)
     here = str(tmp_path)
     unnamed = dataclasses.replace(run("--save", here, "--load", here), parallel=configs.ParallelConfig())
-    monkeypatch.setattr(device, "current", lambda: device.Device("cpu"))
+    monkeypatch.setattr(device, "current", lambda: device.Device(DEVICE))
     assert save_folder.look_at(unnamed) == 4
-    monkeypatch.setattr(device, "current", lambda: device.Device("npu"))
-    with pytest.raises(Mistake, match="--device is cpu there and npu here"):
+    monkeypatch.setattr(device, "current", lambda: device.Device("cuda"))
+    with pytest.raises(Mistake, match=f"--device is {DEVICE} there and cuda here"):
         save_folder.look_at(unnamed)
 
 
