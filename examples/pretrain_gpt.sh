@@ -63,12 +63,12 @@ if ((tensor_parallel > 1)); then parallel+=(--sequence-parallel); fi
 model=(--num-layers 4 --hidden-size 256 --num-attention-heads 8 --group-query-attention --num-query-groups 4
   --seq-length 256 --max-position-embeddings 256 --position-embedding-type rope --normalization RMSNorm --swiglu
   --disable-bias-linear --attention-dropout 0 --hidden-dropout 0 --use-cpu-initialization)
-# A warm-up of 20 iterations in 300. A number of iterations that is none is the trainer's to refuse.
+# A warm-up of 20 iterations, and of fewer for a short run. A number of iterations that is none is the trainer's to refuse.
 train_iters="$(given --train-iters 300)"
 [[ "$train_iters" =~ ^[0-9]+$ ]] || train_iters=300
 # 2 micro batches per iteration; with more than 2 replicas one each.
 training=(--micro-batch-size 4 --global-batch-size $((replicas > 2 ? 4 * replicas : 8)) --train-iters 300
-  --lr 3e-3 --min-lr 3e-4 --lr-decay-style cosine --lr-warmup-iters $((10#$train_iters / 15))
+  --lr 3e-3 --min-lr 3e-4 --lr-decay-style cosine --lr-warmup-iters $((10#$train_iters < 300 ? 10#$train_iters / 15 : 20))
   --weight-decay 0.1 --adam-beta2 0.95)
 data=(--split "90,10,0" --num-workers 0)
 # A tokenizer of this size is trained on the text, unless the flags bring one.
