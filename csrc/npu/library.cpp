@@ -3,7 +3,6 @@
 #include <ATen/Context.h>
 #include <c10/core/Allocator.h>
 
-// torch_npu's headers come after CANN's declarations of our own, whose names and values are the same.
 #include "torch_npu/csrc/core/npu/NPUFunctions.h"
 #include "torch_npu/csrc/core/npu/NPUStream.h"
 #include "torch_npu/csrc/framework/OpCommand.h"

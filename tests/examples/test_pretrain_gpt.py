@@ -76,7 +76,7 @@ def test_a_tensor_parallel_size_of_the_callers_decides_what_follows_from_it(proc
 
 @pytest.mark.parametrize(
     ("arguments", "iterations"),
-    [("", 20), ("--train-iters 20", 1), ("--train-iters=8", 0), ("--train-iters 8 --train-iters=3000", 200)],
+    [("", 20), ("--train-iters 20", 1), ("--train-iters=8", 0), ("--train-iters 8 --train-iters=3000", 20)],
 )
 def test_the_warm_up_fits_into_a_run_of_any_length(arguments, iterations):
     _, flags = split(dry_run(*arguments.split()))
