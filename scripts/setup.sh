@@ -176,14 +176,14 @@ set_up() {
   rm -f "$stamp"
   all_extras >build/.setup-extras
   all="$(paste -sd, build/.setup-extras)"
-  say "building the C++ extension (about two minutes)"
+  say "installing the packages of pyproject.toml${all:+ [$all]}"
   constrain_torch
+  install --constraint build/.setup-constraints "setuptools>=77"
+  ASCENDSPEED_EXTENSIONS_BUILT=1 install --constraint build/.setup-constraints --no-build-isolation --editable ".${all:+[$all]}"
+  say "building the C++ extension (about two minutes)"
   # In place, against this very torch. What another environment with the same torch has built stays.
   [[ -f build/.setup && "$(wanted_build)" == "$(<build/.setup)" ]] || rm -f build/.setup ascendspeed/_C*.so ascendspeed/_npu*.so
-  install --constraint build/.setup-constraints "setuptools>=77"
   "$python" setup.py --quiet build_ext --inplace >&2 || fail "the extension does not build (see above)"
-  say "installing the packages of pyproject.toml${all:+ [$all]}"
-  ASCENDSPEED_EXTENSIONS_BUILT=1 install --constraint build/.setup-constraints --no-build-isolation --editable ".${all:+[$all]}"
   # Without torch_npu, which loads only where CANN is on the loader's path.
   TORCH_DEVICE_BACKEND_AUTOLOAD=0 "$python" -c 'import ascendspeed.ops' >&2 || fail "the extension was built but does not load (see above)"
 

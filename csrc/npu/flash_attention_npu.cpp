@@ -17,11 +17,6 @@
 namespace ascendspeed::npu {
 namespace {
 
-const Installed& installed() {
-  static const Installed found{[](const std::string& name) { return address_of(name) != nullptr; }, soc_name()};
-  return found;
-}
-
 // One call's arguments, and what they point to.
 struct Call {
   std::shared_ptr<Handles> handles = std::make_shared<Handles>();
@@ -83,13 +78,12 @@ void describe(const at::Tensor& query, const at::Tensor& key, const at::Tensor& 
   call->packed = resolved.layout == Layout::kTND;
 }
 
-void execute(const Version& version, const Call& call) {
-  execute(
-      version.name,
-      [&](void* address, uint64_t* size, aclOpExecutor** executor) {
-        return version.first_phase(address, call.arguments, size, executor);
-      },
-      call.handles);
+void execute(const Versions& versions, const Call& call) {
+  const auto& [version, api] = versions.choose(call.arguments);
+  const auto first_phase = [&version = *version, &api = api, &call](uint64_t* size, aclOpExecutor** executor) {
+    return version.first_phase(api.first_phase, call.arguments, size, executor);
+  };
+  execute(api, first_phase, call.handles);
 }
 
 }  // namespace
@@ -102,7 +96,7 @@ void forward(const ForwardArguments& given, const Resolved& resolved, const Forw
   a.softmax_sum = call.handles->tensor(out.softmax_sum);
   a.softmax_out = call.handles->tensor(at::empty({0}, given.query.options()));  // reserved; torch_npu passes the same
   a.attention_out = call.handles->tensor(out.attention_out);
-  execute(choose_version(forward_versions(call.packed), a, installed()), call);
+  execute(Versions::forward(call.packed), call);
 }
 
 void backward(const BackwardArguments& given, const Resolved& resolved, const BackwardOutputs& out) {
@@ -128,23 +122,24 @@ void backward(const BackwardArguments& given, const Resolved& resolved, const Ba
   const at::Tensor dpse = pse ? at::empty(pse->sizes(), pse->options()) : at::empty({0}, given.query.options());
   a.dpse = handles.tensor(dpse);
   a.dsink = handles.tensor(unless_empty(out.dsink));
-  execute(choose_version(backward_versions(call.packed), a, installed()), call);
+  execute(Versions::backward(call.packed), call);
 }
 
 void dropout_gen_mask(const at::Tensor& mask, int64_t numel, double keep_prob, int64_t seed, int64_t offset) {
   auto handles = std::make_shared<Handles>();
   const aclTensor* out = handles->tensor(mask);
   const aclIntArray* shape = handles->ints(std::vector<int64_t>{numel});
-  execute(
-      "aclnnDropoutGenMaskV2",
-      [&](void* address, uint64_t* size, aclOpExecutor** executor) {
-        using FirstPhase = aclnnStatus(const aclIntArray* shape, double prob, int64_t seed, int64_t offset,
-                                       aclDataType prob_type, const aclTensor* out, uint64_t*, aclOpExecutor**);
-        // Its probability is that of dropping.
-        return reinterpret_cast<FirstPhase*>(address)(shape, 1.0 - keep_prob, seed, offset, ACL_FLOAT, out, size,
-                                                      executor);
-      },
-      std::move(handles));
+  using FirstPhase = aclnnStatus(const aclIntArray* shape, double prob, int64_t seed, int64_t offset,
+                                 aclDataType prob_type, const aclTensor* out, uint64_t*, aclOpExecutor**);
+  static const Api api = find_api("aclnnDropoutGenMaskV2");
+  TORCH_CHECK_NOT_IMPLEMENTED(api.exists(), "the installed libopapi.so has no ", api.name,
+                              ": pass a drop_mask, or install CANN's operator package");
+  // Its probability is that of dropping.
+  const auto call = [&](uint64_t* size, aclOpExecutor** executor) {
+    return reinterpret_cast<FirstPhase*>(api.first_phase)(shape, 1.0 - keep_prob, seed, offset, ACL_FLOAT, out, size,
+                                                          executor);
+  };
+  execute(api, call, std::move(handles));
 }
 
 }  // namespace ascendspeed::npu

@@ -44,10 +44,14 @@ class Executor {
 
 void* address_of(const std::string& name) { return GetOpApiFuncAddr(name.c_str()); }
 
-void* required_address_of(const char* name) {
+void* required_address_of(const std::string& name) {
   void* address = address_of(name);
   TORCH_CHECK(address != nullptr, name, " is in none of CANN's operator libraries (libopapi.so)");
   return address;
+}
+
+Api find_api(const std::string& name) {
+  return {name, address_of(name + "GetWorkspaceSize"), reinterpret_cast<decltype(Api::second_phase)>(address_of(name))};
 }
 
 std::string soc_name() {
@@ -58,17 +62,13 @@ std::string soc_name() {
 
 void check_made(const void* object, const char* by) { TORCH_CHECK(object != nullptr, by, ": ", recent_message()); }
 
-void execute(const char* name, const FirstPhase& first_phase, std::shared_ptr<Handles> handles) {
-  using SecondPhase = aclnnStatus(void*, uint64_t, aclOpExecutor*, aclrtStream);
-  const auto second_phase = function<SecondPhase>(name);
-  const std::string first_name = std::string(name) + "GetWorkspaceSize";
-  void* address = required_address_of(first_name.c_str());
+void execute(const Api& api, const FirstPhase& first_phase, std::shared_ptr<Handles> handles) {
   at_npu::native::ApplyDeterministicLevel(c10_npu::GetDeterministicLevel(),
                                           at::globalContext().deterministicAlgorithms(), true);
   uint64_t size = 0;
   aclOpExecutor* planned = nullptr;
-  const aclnnStatus status = first_phase(address, &size, &planned);
-  TORCH_CHECK(status == ACLNN_SUCCESS, first_name, " returned ", status, ": ", recent_message());
+  const aclnnStatus status = first_phase(&size, &planned);
+  TORCH_CHECK(status == ACLNN_SUCCESS, api.name, "GetWorkspaceSize returned ", status, ": ", recent_message());
   Executor executor(planned);
 
   // Given back before the task has run: whoever gets it next on this stream comes after the task.
@@ -76,8 +76,8 @@ void execute(const char* name, const FirstPhase& first_phase, std::shared_ptr<Ha
   if (size > 0) workspace = c10::GetAllocator(c10::DeviceType::PrivateUse1)->allocate(size);
   const c10_npu::NPUStream stream = c10_npu::getCurrentNPUStream();
   at_npu::native::OpCommand::RunOpApiV2(
-      name,
-      [second_phase, memory = workspace.get(), size, executor = executor.release(),
+      api.name,
+      [second_phase = api.second_phase, memory = workspace.get(), size, executor = executor.release(),
        stream = stream.stream(/*need_empty=*/false), handles = std::move(handles)]() mutable -> int {
         const aclnnStatus status = second_phase(memory, size, executor, stream);
         handles.reset();

@@ -5,7 +5,6 @@
 #include <c10/util/Exception.h>
 
 #include <array>
-#include <string_view>
 #include <type_traits>
 
 #include "aclnnop/aclnn_flash_attention_score.h"
@@ -149,36 +148,44 @@ constexpr std::array kPackedBackward{
 };
 #undef VERSION
 
-bool is_ascend950(std::string_view soc) { return soc.starts_with("Ascend950"); }
+bool has(const std::string& soc, const Version& version) { return !version.only_950 || soc.starts_with("Ascend950"); }
 
 }  // namespace
 
-std::span<const Version> forward_versions(bool packed) {
-  return packed ? std::span<const Version>(kPackedForward) : kDenseForward;
-}
-
-std::span<const Version> backward_versions(bool packed) {
-  return packed ? std::span<const Version>(kPackedBackward) : kDenseBackward;
-}
-
-const Version& choose_version(std::span<const Version> versions, const Arguments& arguments,
-                              const Installed& installed) {
-  const Version *newest = nullptr, *wanted = nullptr;
-  for (const Version& version : versions) {
-    if (version.only_950 && !is_ascend950(installed.soc)) continue;
-    const bool expresses = version.lacks(arguments) == nullptr;
-    if (expresses) wanted = &version;  // ends as the oldest that could
-    if (!installed.exports(version.name) || !installed.exports(std::string(version.name) + "GetWorkspaceSize"))
-      continue;
-    if (expresses) return version;
-    if (newest == nullptr) newest = &version;
+Versions::Versions(std::span<const Version> all) : soc_(soc_name()) {
+  for (const Version& version : all) {
+    if (!has(soc_, version)) continue;
+    of_chip_.push_back(&version);
+    Api api = find_api(version.name);
+    if (api.exists()) installed_.push_back({&version, std::move(api)});
   }
-  TORCH_CHECK_NOT_IMPLEMENTED(newest != nullptr, "the installed libopapi.so has none of ", versions.back().name,
-                              "'s versions that run on ", installed.soc, ": install CANN's operator package");
+}
+
+const Versions& Versions::forward(bool packed) {
+  static const Versions dense(kDenseForward), of_packed(kPackedForward);
+  return packed ? of_packed : dense;
+}
+
+const Versions& Versions::backward(bool packed) {
+  static const Versions dense(kDenseBackward), of_packed(kPackedBackward);
+  return packed ? of_packed : dense;
+}
+
+const Versions::Installed& Versions::choose(const Arguments& arguments) const {
+  for (const Installed& each : installed_) {
+    if (each.version->lacks(arguments) == nullptr) return each;
+  }
+  TORCH_CHECK_NOT_IMPLEMENTED(!installed_.empty(), "the installed libopapi.so has none of ", of_chip_.back()->name,
+                              "'s versions that run on ", soc_, ": install CANN's operator package");
+  const Version& newest = *installed_.front().version;
+  const Version* oldest_able = nullptr;
+  for (const Version* version : of_chip_) {
+    if (version->lacks(arguments) == nullptr) oldest_able = version;
+  }
   TORCH_CHECK_NOT_IMPLEMENTED(
-      false, newest->lacks(arguments), ": ", newest->name,
+      false, newest.lacks(arguments), ": ", newest.name,
       ", the newest that the installed libopapi.so has, cannot express it; it takes a CANN with ",
-      wanted == nullptr ? "a newer version" : wanted->name);
+      oldest_able == nullptr ? "a newer version" : oldest_able->name);
 }
 
 }  // namespace ascendspeed::npu

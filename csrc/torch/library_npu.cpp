@@ -7,6 +7,8 @@
 #include <pybind11/pybind11.h>
 #include <torch/library.h>
 
+#include <atomic>
+
 #include "attention/dropout.h"
 #include "attention/rules.h"
 #include "torch/npu_kernels.h"
@@ -17,20 +19,21 @@ namespace py = pybind11;
 namespace ascendspeed {
 namespace {
 
-const NpuKernels& load_kernels() {
+// The lock is Python's: a thread that held another one while it waits for Python's would stop those that hold Python's.
+const NpuKernels& kernels() {
+  static std::atomic<const NpuKernels*> loaded = nullptr;
+  if (const NpuKernels* found = loaded.load(std::memory_order_acquire)) return *found;
   const py::gil_scoped_acquire gil;
   try {
     const py::capsule capsule = py::module_::import("ascendspeed._npu").attr("kernels");
-    return *static_cast<const NpuKernels*>(PyCapsule_GetPointer(capsule.ptr(), kNpuKernels));
+    const auto* found = static_cast<const NpuKernels*>(PyCapsule_GetPointer(capsule.ptr(), kNpuKernels));
+    if (found == nullptr) throw py::error_already_set();
+    loaded.store(found, std::memory_order_release);
+    return *found;
   } catch (const py::error_already_set& error) {
     TORCH_CHECK_NOT_IMPLEMENTED(false, "ascendspeed was built without its NPU kernels, or they do not load (",
                                 error.what(), "): install it again where torch_npu is");
   }
-}
-
-const NpuKernels& kernels() {
-  static const NpuKernels& loaded = load_kernels();  // tried again by the next call if it throws
-  return loaded;
 }
 
 void forward(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
