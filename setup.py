@@ -7,6 +7,7 @@ other file, or the library would crash on machines without it.
 import json
 import os
 import platform
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -93,6 +94,8 @@ def extensions() -> list[Extension]:
     built = [extension("ascendspeed._C", SOURCES + (list(ISA_FLAGS) if X86 else []), extra_link_args=["-fopenmp"])]
     torch_npu = find_spec("torch_npu")  # without importing it
     if torch_npu is not None and torch_npu.submodule_search_locations:
+        if tuple(map(int, version("torch_npu").split(".")[:2])) < (2, 13):
+            raise SystemExit(f"setup.py: the NPU kernels need torch_npu 2.13, and {version('torch_npu')} is installed")
         built.append(npu_extension(Path(torch_npu.submodule_search_locations[0])))
     return built
 

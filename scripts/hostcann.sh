@@ -23,8 +23,11 @@ fail() {
 cards=(/dev/davinci[0-9]*)
 [[ ! -e "${cards[0]}" ]] || fail "this machine has an NPU (${cards[0]}): run the command without this script"
 
-# An overlay that is active already would be laid over itself.
-if [[ "${VIRTUAL_ENV:-}" -ef "$overlay" ]]; then exec "$@"; fi
+# Within a command of this script everything is there. An overlay that is active otherwise would be laid over itself.
+if [[ "${VIRTUAL_ENV:-}" -ef "$overlay" ]]; then
+  if [[ ":${LD_LIBRARY_PATH:-}:" == *":$out/lib:"* ]]; then exec "$@"; fi
+  unset VIRTUAL_ENV
+fi
 
 base="$(bash "$root/scripts/setup.sh" train test)"
 

@@ -170,7 +170,7 @@ set_up() {
     say "using the active environment of $python with its torch $(torch_version "$python")"
   fi
 
-  local stamp all
+  local stamp all torch_npu
   stamp="$(environment_stamp)"
   touch "$stamp-extras" || fail "the environment of $python cannot be written to"
   rm -f "$stamp"
@@ -183,11 +183,15 @@ set_up() {
   say "building the C++ extension (about two minutes)"
   # In place, against this very torch. What another environment with the same torch has built stays.
   [[ -f build/.setup && "$(wanted_build)" == "$(<build/.setup)" ]] || rm -f build/.setup ascendspeed/_C*.so ascendspeed/_npu*.so
+  # torch_npu's headers are not among the files that setup.py compares.
+  torch_npu="$(version_in torch_npu "$python" || true)"
+  [[ -z "$torch_npu" || "$torch_npu" == "$(cat build/.setup-npu 2>/dev/null)" ]] || rm -f ascendspeed/_npu*.so
   "$python" setup.py --quiet build_ext --inplace >&2 || fail "the extension does not build (see above)"
   # Without torch_npu, which loads only where CANN is on the loader's path.
   TORCH_DEVICE_BACKEND_AUTOLOAD=0 "$python" -c 'import ascendspeed.ops' >&2 || fail "the extension was built but does not load (see above)"
 
   mv build/.setup-extras "$stamp-extras"
+  [[ -z "$torch_npu" ]] || echo "$torch_npu" >build/.setup-npu
   wanted_build >build/.setup
   wanted_state >"$stamp"
 }

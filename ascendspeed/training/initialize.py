@@ -20,6 +20,8 @@ from ascendspeed.training.mistakes import Mistake
 
 __all__ = ["world"]
 
+_FOR_EVER = 10 * 365 * 86400  # seconds; torch has no other word for it
+
 
 @contextlib.contextmanager
 def world(run: RunConfig) -> Iterator[Device]:
@@ -67,7 +69,8 @@ def _tell_hccl(seconds: int) -> int:
     hccl = os.environ.setdefault("HCCL_EXEC_TIMEOUT", str(seconds))
     if not hccl.isdecimal():
         raise Mistake(f"HCCL_EXEC_TIMEOUT={hccl} is not a whole number of seconds")
-    return max(int(hccl), seconds) + 60
+    limit = int(hccl) or _FOR_EVER  # HCCL waits for ever if it is 0
+    return max(limit, seconds) + 60
 
 
 def _seed(seed: int) -> None:

@@ -32,6 +32,8 @@ struct Arguments {
   const aclTensor *softmax_out = nullptr, *attention_out = nullptr;  // of the forward
   const aclTensor *dq = nullptr, *dk = nullptr, *dv = nullptr;       // of the backward, to the last
   const aclTensor *dq_rope = nullptr, *dk_rope = nullptr, *dpse = nullptr, *dsink = nullptr;
+
+  bool float32 = false;  // the dtype of query, which some versions limit; not an argument itself
 };
 
 }  // namespace ascendspeed::npu

@@ -48,16 +48,17 @@ void describe(const at::Tensor& query, const at::Tensor& key, const at::Tensor& 
   const Attributes& attributes = rest.attributes;
   Handles& handles = *call->handles;
   Arguments& a = call->arguments;
-  a.query = handles.tensor(query);
-  a.key = handles.tensor(key);
-  a.value = handles.tensor(value);
-  a.pse = handles.tensor(rest.pse);
+  a.float32 = query.scalar_type() == at::kFloat;
+  a.query = handles.tensor("query", query);
+  a.key = handles.tensor("key", key);
+  a.value = handles.tensor("value", value);
+  a.pse = handles.tensor("pse", rest.pse);
   call->drop_mask = drop_mask_of(query, rest, resolved);
-  a.drop_mask = handles.tensor(call->drop_mask);
-  a.atten_mask = handles.tensor(rest.atten_mask);
-  a.sink = handles.tensor(unless_empty(rest.sink));
-  a.query_rope = handles.tensor(rest.query_rope);
-  a.key_rope = handles.tensor(rest.key_rope);
+  a.drop_mask = handles.tensor("drop_mask", call->drop_mask);
+  a.atten_mask = handles.tensor("atten_mask", rest.atten_mask);
+  a.sink = handles.tensor("sink", unless_empty(rest.sink));
+  a.query_rope = handles.tensor("query_rope", rest.query_rope);
+  a.key_rope = handles.tensor("key_rope", rest.key_rope);
   a.prefix = handles.ints(attributes.prefix);
   a.actual_seq_qlen = handles.ints(attributes.actual_seq_qlen);
   a.actual_seq_kvlen = handles.ints(attributes.actual_seq_kvlen);
@@ -92,10 +93,11 @@ void forward(const ForwardArguments& given, const Resolved& resolved, const Forw
   Call call;
   describe(given.query, given.key, given.value, given.rest, resolved, &call);
   Arguments& a = call.arguments;
-  a.softmax_max = call.handles->tensor(out.softmax_max);
-  a.softmax_sum = call.handles->tensor(out.softmax_sum);
-  a.softmax_out = call.handles->tensor(at::empty({0}, given.query.options()));  // reserved; torch_npu passes the same
-  a.attention_out = call.handles->tensor(out.attention_out);
+  a.softmax_max = call.handles->tensor("softmax_max", out.softmax_max);
+  a.softmax_sum = call.handles->tensor("softmax_sum", out.softmax_sum);
+  a.softmax_out = call.handles->tensor("softmax_out",
+                                       at::empty({0}, given.query.options()));  // reserved; torch_npu passes the same
+  a.attention_out = call.handles->tensor("attention_out", out.attention_out);
   execute(Versions::forward(call.packed), call);
 }
 
@@ -107,27 +109,27 @@ void backward(const BackwardArguments& given, const Resolved& resolved, const Ba
   describe(given.query, given.key, given.value, given.rest, resolved, &call);
   Handles& handles = *call.handles;
   Arguments& a = call.arguments;
-  a.dy = handles.tensor(given.dy);
-  a.softmax_max = handles.tensor(given.softmax_max);
-  a.softmax_sum = handles.tensor(given.softmax_sum);
-  a.softmax_in = handles.tensor(given.softmax_in);
-  a.attention_in = handles.tensor(given.attention_in);
-  a.dq = handles.tensor(out.dq);
-  a.dk = handles.tensor(out.dk);
-  a.dv = handles.tensor(out.dv);
-  a.dq_rope = handles.tensor(unless_empty(out.dq_rope));
-  a.dk_rope = handles.tensor(unless_empty(out.dk_rope));
+  a.dy = handles.tensor("dy", given.dy);
+  a.softmax_max = handles.tensor("softmax_max", given.softmax_max);
+  a.softmax_sum = handles.tensor("softmax_sum", given.softmax_sum);
+  a.softmax_in = handles.tensor("softmax_in", given.softmax_in);
+  a.attention_in = handles.tensor("attention_in", given.attention_in);
+  a.dq = handles.tensor("dq", out.dq);
+  a.dk = handles.tensor("dk", out.dk);
+  a.dv = handles.tensor("dv", out.dv);
+  a.dq_rope = handles.tensor("dq_rope", unless_empty(out.dq_rope));
+  a.dk_rope = handles.tensor("dk_rope", unless_empty(out.dk_rope));
   // Of pse's shape where there is one, else empty: the two forms that torch_npu passes.
   const std::optional<at::Tensor>& pse = given.rest.pse;
   const at::Tensor dpse = pse ? at::empty(pse->sizes(), pse->options()) : at::empty({0}, given.query.options());
-  a.dpse = handles.tensor(dpse);
-  a.dsink = handles.tensor(unless_empty(out.dsink));
+  a.dpse = handles.tensor("dpse", dpse);
+  a.dsink = handles.tensor("dsink", unless_empty(out.dsink));
   execute(Versions::backward(call.packed), call);
 }
 
 void dropout_gen_mask(const at::Tensor& mask, int64_t numel, double keep_prob, int64_t seed, int64_t offset) {
   auto handles = std::make_shared<Handles>();
-  const aclTensor* out = handles->tensor(mask);
+  const aclTensor* out = handles->tensor("drop_mask", mask);
   const aclIntArray* shape = handles->ints(std::vector<int64_t>{numel});
   using FirstPhase = aclnnStatus(const aclIntArray* shape, double prob, int64_t seed, int64_t offset,
                                  aclDataType prob_type, const aclTensor* out, uint64_t*, aclOpExecutor**);

@@ -31,9 +31,10 @@ Handles::~Handles() {
   for (const aclIntArray* array : arrays_) destroy_array(array);
 }
 
-const aclTensor* Handles::tensor(const at::Tensor& tensor) {
+const aclTensor* Handles::tensor(const char* name, const at::Tensor& tensor) {
   static const auto create = function<decltype(aclCreateTensor)>("aclCreateTensor");
   if (!tensor.defined()) return nullptr;
+  check_format(name, tensor);
   // The storage as one dimension, and the view into it: no copy is made here of what is not contiguous.
   const c10::Storage& storage = tensor.storage();
   const auto elements = static_cast<int64_t>(storage.nbytes() / tensor.itemsize());
@@ -45,13 +46,13 @@ const aclTensor* Handles::tensor(const at::Tensor& tensor) {
   return made;
 }
 
-const aclTensor* Handles::tensor(const std::optional<at::Tensor>& tensor) {
-  return tensor ? this->tensor(*tensor) : nullptr;
+const aclTensor* Handles::tensor(const char* name, const std::optional<at::Tensor>& tensor) {
+  return tensor ? this->tensor(name, *tensor) : nullptr;
 }
 
 const aclIntArray* Handles::ints(const OptionalInts& values) {
   static const auto create = function<decltype(aclCreateIntArray)>("aclCreateIntArray");
-  if (!values) return nullptr;
+  if (!values || values->empty()) return nullptr;
   const aclIntArray* made = create(values->data(), values->size());
   check_made(made, "aclCreateIntArray");
   arrays_.push_back(made);

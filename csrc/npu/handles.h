@@ -19,10 +19,10 @@ class Handles {
   Handles& operator=(const Handles&) = delete;
   ~Handles();
 
-  // nullptr for a tensor that is not there.
-  const aclTensor* tensor(const at::Tensor& tensor);
-  const aclTensor* tensor(const std::optional<at::Tensor>& tensor);
-  // nullptr for a list that is not there.
+  // nullptr for a tensor that is not there. Throws ValueError for one in a private format of the device.
+  const aclTensor* tensor(const char* name, const at::Tensor& tensor);
+  const aclTensor* tensor(const char* name, const std::optional<at::Tensor>& tensor);
+  // nullptr for a list that is not there, or empty.
   const aclIntArray* ints(const OptionalInts& values);
 
  private:

@@ -3,6 +3,10 @@
 #include <ATen/Context.h>
 #include <c10/core/Allocator.h>
 
+#include <algorithm>
+#include <iterator>
+
+#include "torch_npu/csrc/core/npu/NPUFormat.h"
 #include "torch_npu/csrc/core/npu/NPUFunctions.h"
 #include "torch_npu/csrc/core/npu/NPUStream.h"
 #include "torch_npu/csrc/framework/OpCommand.h"
@@ -58,6 +62,15 @@ std::string soc_name() {
   const char* name = aclrtGetSocName();
   TORCH_CHECK(name != nullptr, "aclrtGetSocName: ", recent_message());
   return name;
+}
+
+void check_format(const char* name, const at::Tensor& tensor) {
+  constexpr int64_t kPlain[] = {ACL_FORMAT_ND,  ACL_FORMAT_NCHW,  ACL_FORMAT_NHWC,
+                                ACL_FORMAT_NCL, ACL_FORMAT_NCDHW, ACL_FORMAT_NDHWC};
+  const int64_t format = at_npu::native::get_npu_format(tensor);
+  TORCH_CHECK_VALUE(std::find(std::begin(kPlain), std::end(kPlain), format) != std::end(kPlain), name, ": format ",
+                    format, " is private to the device; torch_npu.npu_format_cast(", name,
+                    ", 2) gives one with strides", " [161002]");
 }
 
 void check_made(const void* object, const char* by) { TORCH_CHECK(object != nullptr, by, ": ", recent_message()); }

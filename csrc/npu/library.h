@@ -1,7 +1,7 @@
 // What of CANN and torch_npu the binding calls: functions by name, and the two phases of an operator.
 #pragma once
 
-#include <c10/core/Device.h>
+#include <ATen/core/Tensor.h>
 
 #include <functional>
 #include <memory>
@@ -35,6 +35,10 @@ Api find_api(const std::string& name);
 
 // The name of the chip, such as "Ascend910B2".
 std::string soc_name();
+
+// Throws ValueError for a tensor in a private format of the device (FRACTAL_NZ and the like), which no strides
+// describe.
+void check_format(const char* name, const at::Tensor& tensor);
 
 // Throws c10::Error with CANN's message unless the object was made.
 void check_made(const void* object, const char* by);

@@ -99,6 +99,11 @@ using UnpaddingV4 = Join<Inputs, Prefix, Lengths, UpToLayout, Modes, Gradients, 
 using UnpaddingV5 = Join<InputsWithRope, Sink, Prefix, Lengths, Starts, UpToLayout, Modes, PseType, SoftmaxLayout,
                          GradientsWithRope, Dpse, Dsink>;
 
+// Limits on CANN's pages that are narrower than the operator's.
+bool any(const Arguments&) { return true; }
+bool no_float32(const Arguments& a) { return !a.float32; }
+bool rope_only(const Arguments& a) { return a.query_rope != nullptr; }  // bfloat16, without pse, dropout and slopes
+
 template <typename Signature>
 const char* lacks(const Arguments& a) {
   const auto lacking = [](bool given, bool has) { return given && !has; };
@@ -112,39 +117,39 @@ const char* lacks(const Arguments& a) {
   return nullptr;
 }
 
-#define VERSION(signature, function, only_950)                                                   \
+#define VERSION(signature, function, only_950, admits)                                           \
   [] {                                                                                           \
     static_assert(std::is_same_v<signature::FirstPhase, decltype(&function##GetWorkspaceSize)>); \
-    return Version{#function, only_950, signature::first_phase, lacks<signature>};               \
+    return Version{#function, only_950, signature::first_phase, lacks<signature>, admits};       \
   }()
 
 constexpr std::array kDenseForward{
-    VERSION(ScoreV4, aclnnFlashAttentionScoreV4, true),
-    VERSION(ScoreV3, aclnnFlashAttentionScoreV3, false),
-    VERSION(ScoreV2, aclnnFlashAttentionScoreV2, false),
-    VERSION(Score, aclnnFlashAttentionScore, false),
+    VERSION(ScoreV4, aclnnFlashAttentionScoreV4, true, any),
+    VERSION(ScoreV3, aclnnFlashAttentionScoreV3, false, no_float32),
+    VERSION(ScoreV2, aclnnFlashAttentionScoreV2, false, any),
+    VERSION(Score, aclnnFlashAttentionScore, false, any),
 };
 constexpr std::array kPackedForward{
-    VERSION(ScoreV4, aclnnFlashAttentionScoreV4, true),
-    VERSION(VarLenV5, aclnnFlashAttentionVarLenScoreV5, false),
-    VERSION(VarLenV4, aclnnFlashAttentionVarLenScoreV4, false),
-    VERSION(VarLenV3, aclnnFlashAttentionVarLenScoreV3, false),
-    VERSION(VarLenV2, aclnnFlashAttentionVarLenScoreV2, false),
-    VERSION(VarLen, aclnnFlashAttentionVarLenScore, false),
+    VERSION(ScoreV4, aclnnFlashAttentionScoreV4, true, any),
+    VERSION(VarLenV5, aclnnFlashAttentionVarLenScoreV5, false, no_float32),
+    VERSION(VarLenV4, aclnnFlashAttentionVarLenScoreV4, false, any),
+    VERSION(VarLenV3, aclnnFlashAttentionVarLenScoreV3, false, rope_only),
+    VERSION(VarLenV2, aclnnFlashAttentionVarLenScoreV2, false, any),
+    VERSION(VarLen, aclnnFlashAttentionVarLenScore, false, any),
 };
 constexpr std::array kDenseBackward{
-    VERSION(GradV4, aclnnFlashAttentionScoreGradV4, true),
-    VERSION(GradV3, aclnnFlashAttentionScoreGradV3, false),
-    VERSION(GradV2, aclnnFlashAttentionScoreGradV2, false),
-    VERSION(Grad, aclnnFlashAttentionScoreGrad, false),
+    VERSION(GradV4, aclnnFlashAttentionScoreGradV4, true, any),
+    VERSION(GradV3, aclnnFlashAttentionScoreGradV3, false, no_float32),
+    VERSION(GradV2, aclnnFlashAttentionScoreGradV2, false, any),
+    VERSION(Grad, aclnnFlashAttentionScoreGrad, false, any),
 };
 constexpr std::array kPackedBackward{
-    VERSION(GradV4, aclnnFlashAttentionScoreGradV4, true),
-    VERSION(UnpaddingV5, aclnnFlashAttentionUnpaddingScoreGradV5, false),
-    VERSION(UnpaddingV4, aclnnFlashAttentionUnpaddingScoreGradV4, false),
-    VERSION(UnpaddingV3, aclnnFlashAttentionUnpaddingScoreGradV3, false),
-    VERSION(UnpaddingV2, aclnnFlashAttentionUnpaddingScoreGradV2, false),
-    VERSION(Unpadding, aclnnFlashAttentionUnpaddingScoreGrad, false),
+    VERSION(GradV4, aclnnFlashAttentionScoreGradV4, true, any),
+    VERSION(UnpaddingV5, aclnnFlashAttentionUnpaddingScoreGradV5, false, no_float32),
+    VERSION(UnpaddingV4, aclnnFlashAttentionUnpaddingScoreGradV4, false, any),
+    VERSION(UnpaddingV3, aclnnFlashAttentionUnpaddingScoreGradV3, false, rope_only),
+    VERSION(UnpaddingV2, aclnnFlashAttentionUnpaddingScoreGradV2, false, any),
+    VERSION(Unpadding, aclnnFlashAttentionUnpaddingScoreGrad, false, any),
 };
 #undef VERSION
 
@@ -172,9 +177,13 @@ const Versions& Versions::backward(bool packed) {
 }
 
 const Versions::Installed& Versions::choose(const Arguments& arguments) const {
+  const Installed* able = nullptr;
   for (const Installed& each : installed_) {
-    if (each.version->lacks(arguments) == nullptr) return each;
+    if (each.version->lacks(arguments) != nullptr) continue;
+    if (each.version->admits(arguments)) return each;
+    if (able == nullptr) able = &each;
   }
+  if (able != nullptr) return *able;
   TORCH_CHECK_NOT_IMPLEMENTED(!installed_.empty(), "the installed libopapi.so has none of ", of_chip_.back()->name,
                               "'s versions that run on ", soc_, ": install CANN's operator package");
   const Version& newest = *installed_.front().version;

@@ -18,6 +18,8 @@ struct Version {
                              aclOpExecutor** executor);
   // The first argument that was given and that this version lacks; nullptr when it can express the call.
   const char* (*lacks)(const Arguments& arguments);
+  // Whether CANN's page of this version admits the call, which it can express.
+  bool (*admits)(const Arguments& arguments);
 };
 
 // The versions that one kind of call has, newest first, and those of them that are installed.
@@ -31,7 +33,8 @@ class Versions {
     Api api;
   };
 
-  // The newest installed one that can express the call: not each has all that an older one has.
+  // The newest installed one that can express the call, as not each has all that an older one has, and whose page
+  // admits it. Where no page does, CANN is asked all the same, and has the last word.
   //
   // Throws c10::NotImplementedError: none is there, or it takes a newer CANN to express an argument, which is named.
   const Installed& choose(const Arguments& arguments) const;

@@ -20,6 +20,9 @@ CLEAN = {name: value for name, value in os.environ.items() if not name.startswit
 
 Compile = Callable[..., Path]
 
+# Host CANN refuses to run beside a real card.
+collect_ignore_glob = ["test_*.py"] if list(Path("/dev").glob("davinci[0-9]*")) else []
+
 
 @pytest.fixture(scope="session")
 def libraries() -> Path:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch_npu
 
 from ascendspeed.ops import flash_attention_score
 
@@ -182,15 +183,15 @@ def attempt(work):
 @pytest.mark.parametrize(
     ("phase", "texts"),
     [
-        ("first", ["aclnnFlashAttentionScoreV3GetWorkspaceSize returned 561103: ", "ASCENDSPEED_HOSTCANN_FAULT"]),
-        ("second", ["aclnnFlashAttentionScoreV3", "361001", "ASCENDSPEED_HOSTCANN_FAULT"]),
+        ("first", ["aclnnFlashAttentionScoreV2GetWorkspaceSize returned 561103: ", "ASCENDSPEED_HOSTCANN_FAULT"]),
+        ("second", ["aclnnFlashAttentionScoreV2", "361001", "ASCENDSPEED_HOSTCANN_FAULT"]),
         ("stream", ["507015"]),
     ],
 )
 def test_what_cann_returns_becomes_an_exception(run, queue, phase, texts):
     """Of the first phase at once, of the others at the next synchronisation at the latest."""
     source = CALL + "print(attempt(call)); print('message ends')"
-    fault = f"aclnn:call=1,phase={phase},function=aclnnFlashAttentionScoreV3"
+    fault = f"aclnn:call=1,phase={phase},function=aclnnFlashAttentionScoreV2"
     result = run(source, ASCENDSPEED_HOSTCANN_FAULT=fault, TASK_QUEUE_ENABLE=queue)
     message = result.stdout.partition("message ends")[0]
     for text in texts:
@@ -199,7 +200,7 @@ def test_what_cann_returns_becomes_an_exception(run, queue, phase, texts):
 
 def test_a_refused_first_phase_leaves_the_next_call_alone(run):
     source = CALL + "print(attempt(call)); print('next:', attempt(call), call().sum().item())"
-    fault = "aclnn:call=1,phase=first,function=aclnnFlashAttentionScoreV3"
+    fault = "aclnn:call=1,phase=first,function=aclnnFlashAttentionScoreV2"
     result = run(source, ASCENDSPEED_HOSTCANN_FAULT=fault)
     assert "next: done 32.0" in result.stdout, (result.stdout, result.stderr)
 
@@ -232,5 +233,12 @@ print(flash_attention_score(query, key, value, 1, "BNSD").attention_out.sum().it
     assert "out of memory: NPU out of memory" in result.stdout
     assert result.stdout.splitlines()[-1] == "8192.0"
     calls = [json.loads(line)["function"] for line in trace.read_text().splitlines()]
-    calls = [name.removeprefix("aclnnFlashAttentionScoreV3") for name in calls if "FlashAttention" in name]
+    calls = [name.removeprefix("aclnnFlashAttentionScoreV2") for name in calls if "FlashAttention" in name]
     assert calls == ["GetWorkspaceSize", "GetWorkspaceSize", ""]  # the first call has no second phase
+
+
+def test_a_private_format_is_refused_by_name():
+    tensor = torch_npu.empty_with_format((1, 2, 16, 16), dtype=torch.float16, device="npu", acl_format=29)
+    plain = torch.zeros(1, 2, 16, 16, dtype=torch.float16, device="npu")
+    with pytest.raises(ValueError, match=r"key: format 29 is private to the device.*\[161002\]"):
+        flash_attention_score(plain, tensor, plain, 2, "BNSD")

@@ -16,7 +16,7 @@ from tests.training.settings import SMALL
 pytestmark = pytest.mark.distributed
 
 # Two calls of each layer's gradient are the attention contract's; the eighth is the third iteration's.
-GRADIENT = "function=aclnnFlashAttentionScoreGradV3"
+GRADIENT = "function=aclnnFlashAttentionScoreGradV2"
 BACKWARD = f"call=8,{GRADIENT},device=1"
 
 
@@ -58,8 +58,8 @@ def test_an_operator_that_fails_is_named(cache, phase, task_queue, code):
     said = errors(
         train(cache, ASCENDSPEED_HOSTCANN_FAULT=f"aclnn:phase={phase},{BACKWARD}", TASK_QUEUE_ENABLE=task_queue)
     )
-    assert re.search(rf"{code}.*aclnnFlashAttentionScoreGradV3.*call 8 on device 1", said[1], re.DOTALL) or re.search(
-        rf"aclnnFlashAttentionScoreGradV3.*call 8 on device 1.*{code}", said[1], re.DOTALL
+    assert re.search(rf"{code}.*aclnnFlashAttentionScoreGradV2.*call 8 on device 1", said[1], re.DOTALL) or re.search(
+        rf"aclnnFlashAttentionScoreGradV2.*call 8 on device 1.*{code}", said[1], re.DOTALL
     )
     if 0 in said:  # it was quicker than torchrun
         assert re.search(r"rank 1 \(process \d+\) has died", said[0])

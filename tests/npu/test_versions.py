@@ -19,13 +19,13 @@ PROGRAM = """
 import json, os, sys
 import torch
 from ascendspeed.ops import compressed_atten_mask, flash_attention_score
-def ones(*shape):
-    return torch.ones(shape, device="npu", dtype=torch.bfloat16, requires_grad=True)
-def dense(**attributes):
-    tensors = [ones(1, 2, 4, 8) for _ in range(3)]
+def ones(*shape, dtype=torch.bfloat16):
+    return torch.ones(shape, device="npu", dtype=dtype, requires_grad=True)
+def dense(dtype=torch.bfloat16, **attributes):
+    tensors = [ones(1, 2, 4, 8, dtype=dtype) for _ in range(3)]
     flash_attention_score(*tensors, 2, "BNSD", **attributes).attention_out.sum().backward()
-def packed(rope=False, **attributes):
-    tensors = [ones(4, 2, 128) for _ in range(3)]
+def packed(rope=False, dtype=torch.bfloat16, **attributes):
+    tensors = [ones(4, 2, 128, dtype=dtype) for _ in range(3)]
     attributes |= {"query_rope": ones(4, 2, 64), "key_rope": ones(4, 2, 64)} if rope else {}
     attributes |= {"atten_mask": compressed_atten_mask(3).npu(), "sparse_mode": 3}
     attributes |= {"actual_seq_qlen": [1, 4], "actual_seq_kvlen": [1, 4]}
@@ -44,6 +44,12 @@ for index, statement in enumerate(json.loads(sys.argv[1])):
 """
 
 Outcome = tuple[str, list[str]]
+
+
+LAST = ["VarLenScoreV5", "UnpaddingScoreGradV5"]
+ABOVE_V2 = [*LAST, "ScoreV3", "ScoreGradV3", "VarLenScoreV4", "UnpaddingScoreGradV4"]
+ABOVE_V1 = [*ABOVE_V2, "ScoreV2", "ScoreGradV2", "VarLenScoreV3", "UnpaddingScoreGradV3"]
+ABOVE_V1 += ["VarLenScoreV2", "UnpaddingScoreGradV2"]
 
 
 @pytest.fixture
@@ -93,16 +99,26 @@ def test_the_newest_version_is_taken(outcomes):
     ]
 
 
+def test_a_version_whose_page_does_not_admit_the_call_is_passed_over(outcomes, older):
+    """float32 is on no page of a version with sinks; VarLenScoreV3's is for rope inputs alone."""
+    float32 = "dtype=torch.float32"
+    assert outcomes(f"dense({float32})", f"packed({float32})") == [
+        ("done", ["ScoreV2", "ScoreGradV2"]),
+        ("done", ["VarLenScoreV4", "UnpaddingScoreGradV4"]),
+    ]
+    slopes = "packed(pse=torch.ones(2, device='npu'), pse_type=2)"
+    assert outcomes(slopes, **older(*LAST)) == [("done", ["VarLenScoreV2", "UnpaddingScoreGradV2"])]
+
+
+def test_where_no_page_admits_the_call_cann_is_asked(outcomes):
+    call = "packed(dtype=torch.float32, pse=torch.ones(2, device='npu'), pse_type=2, softmax_layout='TND')"
+    assert outcomes(call) == [("done", ["VarLenScoreV5", "UnpaddingScoreGradV5"])]
+
+
 def test_ascend950_has_one_version_for_both(outcomes):
     """And the others lack it, whatever is exported."""
     made = outcomes("dense()", "packed()", ASCENDSPEED_HOSTCANN_SOC="Ascend950PR_9589")
     assert made == [("done", ["ScoreV4", "ScoreGradV4"])] * 2
-
-
-LAST = ["VarLenScoreV5", "UnpaddingScoreGradV5"]
-ABOVE_V2 = [*LAST, "ScoreV3", "ScoreGradV3", "VarLenScoreV4", "UnpaddingScoreGradV4"]
-ABOVE_V1 = [*ABOVE_V2, "ScoreV2", "ScoreGradV2", "VarLenScoreV3", "UnpaddingScoreGradV3"]
-ABOVE_V1 += ["VarLenScoreV2", "UnpaddingScoreGradV2"]
 
 
 def test_the_newest_of_an_older_cann_is_taken(outcomes, older):
@@ -134,6 +150,10 @@ def test_what_the_oldest_cann_cannot_express_is_refused_by_name(outcomes, older)
         ("done", ["VarLenScore", "UnpaddingScoreGrad"]),
         *((text.format(*names), []) for names in refused.values()),
     ]
+
+
+def test_an_empty_list_is_no_argument(outcomes, older):
+    assert outcomes("dense(q_start_idx=[], kv_start_idx=[])", **older(*ABOVE_V1)) == [("done", ["Score", "ScoreGrad"])]
 
 
 def test_a_cann_without_the_operator_is_refused_by_name(outcomes, older):
