@@ -152,9 +152,20 @@ def test_the_wheel_holds_the_package_its_license_and_nothing_else(wheel):
     assert any(name.endswith("/LICENSE") for name in zipfile.ZipFile(wheel).namelist())
 
 
+def test_a_torch_npu_that_is_too_old_is_refused_in_one_line(tmp_path):
+    for name, text in (("torch_npu/__init__.py", ""), ("torch_npu-2.9.0.dist-info/METADATA", "Version: 2.9.0\n")):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text(text)
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    command = [sys.executable, "setup.py", "build_ext", "--inplace"]
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[-1] == "setup.py: the NPU kernels need torch_npu 2.13, and 2.9.0 is installed"
+
+
 def test_without_torch_setup_py_says_so_in_one_line(tmp_path):
     run(sys.executable, "-m", "venv", "--without-pip", tmp_path / "bare", cwd=tmp_path)
-    (tmp_path / "setuptools.py").write_text("setup = None\n")
+    (tmp_path / "setuptools.py").write_text("setup = Extension = None\n")
     result = subprocess.run(
         [tmp_path / "bare" / "bin" / "python", ROOT / "setup.py", "build"],
         cwd=tmp_path,
@@ -183,5 +194,5 @@ def test_a_build_uses_the_torch_of_the_interpreter_that_asked_for_it(hook, tmp_p
     assert here.strip() == "[]"
     elsewhere = run(tmp_path / "bare" / "bin" / "python", "-S", "-c", program, cwd=tmp_path, PYTHONPATH=path)
     assert elsewhere.strip() == str(
-        [line for line in (ROOT / "scripts/constraints.txt").read_text().splitlines() if line[0] != "#"]
+        [line for line in (ROOT / "scripts/constraints.txt").read_text().splitlines() if line.startswith("torch==")]
     )

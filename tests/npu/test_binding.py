@@ -210,14 +210,15 @@ def test_no_memory_for_the_workspace_is_an_out_of_memory_error(run, tmp_path):
     source = """
 import torch
 from ascendspeed.ops import flash_attention_score
-# Small outputs, which fit in what is cached, and a workspace above the 1 MiB that are cached.
+# Small outputs, which fit beside value in what is cached, and a workspace of about 1 MiB, which does not.
 query, key, value = (torch.ones(1, 1, 1024, dim, device="npu") for dim in (768, 768, 8))
 filler = []
-try:
-    while True:
-        filler.append(torch.empty(1 << 20, dtype=torch.uint8, device="npu"))
-except torch.OutOfMemoryError:
-    filler.pop()
+for size in ((1 << 20) + 1, 1 << 20):  # large blocks and small ones are cached apart
+    try:
+        while True:
+            filler.append(torch.empty(size, dtype=torch.uint8, device="npu"))
+    except torch.OutOfMemoryError:
+        pass
 try:
     flash_attention_score(query, key, value, 1, "BNSD")
     print("no error")

@@ -53,7 +53,7 @@ ABOVE_V1 += ["VarLenScoreV2", "UnpaddingScoreGradV2"]
 
 
 @pytest.fixture
-def outcomes(run, tmp_path: Path) -> Callable[..., list[Outcome]]:
+def outcomes(run, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[Outcome]]:
     """outcomes(statements): how each ended, and the calls of the operator that it made."""
 
     def calls_of(trace: Path) -> list[str]:
@@ -63,10 +63,11 @@ def outcomes(run, tmp_path: Path) -> Callable[..., list[Outcome]]:
         return [name.removeprefix(prefix) for name in names if name.startswith(prefix) and not name.endswith(suffix)]
 
     def make(*statements: str, **variables: str) -> list[Outcome]:
-        result = run(PROGRAM, json.dumps(statements), str(tmp_path), **variables)
+        folder = tmp_path_factory.mktemp("traces")
+        result = run(PROGRAM, json.dumps(statements), str(folder), **variables)
         assert result.returncode == 0, result.stderr
         ends = [line.partition(" ")[2] for line in result.stdout.splitlines() if line.startswith("outcome ")]
-        return [(end, calls_of(tmp_path / str(index))) for index, end in enumerate(ends)]
+        return [(end, calls_of(folder / str(index))) for index, end in enumerate(ends)]
 
     return make
 
