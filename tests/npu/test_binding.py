@@ -122,7 +122,8 @@ def test_ten_thousand_calls_leak_nothing():
     call(5000)  # allocators, lists and caches have their size by then
     memory, resident = torch.npu.memory_allocated(), resident_bytes()
     call(5000)  # forward and backward: two calls each
-    assert torch.npu.memory_allocated() == memory
+    # Autograd's thread may still hold the last call's tensors; 512 bytes lost in each call would be 5 MB.
+    assert torch.npu.memory_allocated() - memory < 1 << 16
     # A call has a dozen objects of 200 bytes and more: one of them lost each time is 2 MB.
     assert resident_bytes() - resident < 1 << 20
 
