@@ -1,6 +1,5 @@
 // ascendspeed._npu: importing it needs torch_npu; ascendspeed._C does so in the first call with an NPU tensor.
 #include <pybind11/pybind11.h>
-#include <pybind11/stl.h>
 
 #include "npu/flash_attention_npu.h"
 #include "torch/npu_kernels.h"

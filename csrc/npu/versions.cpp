@@ -45,7 +45,6 @@ using Join = typename JoinRuns<Runs...>::Type;
 using A = Arguments;
 
 // What both calls have.
-using Query = Fields<&A::query>;
 using QueryKeyValue = Fields<&A::query, &A::key, &A::value>;
 using WithRope = Fields<&A::query, &A::query_rope, &A::key, &A::key_rope, &A::value>;
 using Masks = Fields<&A::pse, &A::drop_mask, &A::padding_mask, &A::atten_mask>;
