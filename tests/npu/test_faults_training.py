@@ -83,5 +83,8 @@ def test_a_rank_that_is_late_is_waited_for_no_longer_than_the_limit(cache):
 
 def test_a_rank_that_dies_ends_the_job(cache):
     said = train(cache, ASCENDSPEED_HOSTCANN_FAULT="hccl:call=60,die,device=0")
-    assert 0 not in errors(said)
-    assert re.search(r"rank 0 \(process \d+\) has died", said)
+    assert re.search(r"rank +: 0 .*exitcode +: -9 ", said, re.DOTALL)  # torchrun's own report names the cause
+    spoke = errors(said)
+    assert 0 not in spoke
+    if 1 in spoke:  # it was quicker than torchrun
+        assert re.search(r"rank 0 \(process \d+\) has died", spoke[1])
