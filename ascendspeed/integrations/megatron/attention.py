@@ -6,18 +6,18 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from megatron.core.packed_seq_params import PackedSeqParams
-from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.tensor_parallel import get_cuda_rng_tracker
 from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.transformer_config import TransformerConfig
-from megatron.core.transformer.utils import is_layer_window_attention
 from torch import Tensor
 
 from ascendspeed.integrations.megatron.heads import local_heads
 from ascendspeed.integrations.megatron.masks import MASK_KINDS, AttentionPlan, plan_attention
+from ascendspeed.integrations.megatron.versions import layer_window, setting, tensor_parallel_size
 from ascendspeed.ops import draw_seed, flash_attention_score
 
 __all__ = ["AscendDotProductAttention"]
@@ -43,11 +43,14 @@ class AscendDotProductAttention(MegatronModule):
         attention_dropout: float | None = None,
         softmax_scale: float | None = None,
         cp_comm_type: str | None = None,
-        pg_collection: ProcessGroupCollection | None = None,
+        pg_collection: Any = None,
         *,
+        model_comm_pgs: Any = None,
         mask: str | None = None,
     ) -> None:
         """Args as megatron.core's DotProductAttention, and `mask`: a name from MASK_KINDS, None = attn_mask_type's.
+
+        pg_collection is called model_comm_pgs before megatron-core 0.15.
 
         Raises:
             NotImplementedError: the config asks for something the module does not do yet; the message names the field.
@@ -64,13 +67,11 @@ class AscendDotProductAttention(MegatronModule):
         self.mask_kind = attn_mask_type.name if mask is None else mask
         if self.mask_kind not in MASK_KINDS:
             raise ValueError(f"mask={self.mask_kind!r} is not one of {', '.join(MASK_KINDS)}")
-        if pg_collection is None:
-            pg_collection = ProcessGroupCollection.use_mpu_process_groups(required_pgs=["tp"])
-        self.heads = local_heads(config.num_attention_heads, config.num_query_groups, pg_collection.tp.size())
+        ranks = tensor_parallel_size(model_comm_pgs if pg_collection is None else pg_collection)
+        self.heads = local_heads(config.num_attention_heads, config.num_query_groups, ranks)
         self.head_size: int = config.kv_channels
         self.scale = 1.0 / math.sqrt(self.head_size) if softmax_scale is None else softmax_scale
-        windowed = is_layer_window_attention(config.window_size, config.window_attn_skip_freq, layer_number)
-        self.window_size: tuple[int, int] | None = tuple(config.window_size) if windowed else None
+        self.window_size = layer_window(config, self.layer_number)
 
     def forward(
         self,
@@ -162,9 +163,13 @@ class AscendDotProductAttention(MegatronModule):
 def _refuse_what_is_missing(config: TransformerConfig) -> None:
     missing = (
         (config.context_parallel_size > 1, f"context_parallel_size={config.context_parallel_size}", "1"),
-        (config.softmax_type != "vanilla", f"softmax_type={config.softmax_type!r}", "'vanilla'"),
-        (config.qk_clip, "qk_clip=True", "False"),
-        (config.log_max_attention_logit, "log_max_attention_logit=True", "False"),
+        (
+            setting(config, "softmax_type") != "vanilla",
+            f"softmax_type={setting(config, 'softmax_type')!r}",
+            "'vanilla'",
+        ),
+        (setting(config, "qk_clip"), "qk_clip=True", "False"),
+        (setting(config, "log_max_attention_logit"), "log_max_attention_logit=True", "False"),
     )
     for asked, name, only in missing:
         if asked:

@@ -14,11 +14,7 @@ from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.identity_op import IdentityOp
 from megatron.core.transformer.mlp import MLP, MLPSubmodules
 from megatron.core.transformer.spec_utils import ModuleSpec
-from megatron.core.transformer.transformer_block import (
-    TransformerBlock,
-    TransformerBlockSubmodules,
-    get_num_layers_to_build,
-)
+from megatron.core.transformer.transformer_block import TransformerBlock, TransformerBlockSubmodules
 from megatron.core.transformer.transformer_config import TransformerConfig
 from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
 
@@ -26,6 +22,7 @@ from ascendspeed.integrations.megatron.attention import AscendDotProductAttentio
 from ascendspeed.integrations.megatron.heads import local_heads
 from ascendspeed.integrations.megatron.masks import MASK_KINDS
 from ascendspeed.integrations.megatron.norm import norm_class
+from ascendspeed.integrations.megatron.versions import num_layers_to_build
 
 __all__ = ["get_gpt_layer_spec"]
 
@@ -94,7 +91,7 @@ def get_gpt_layer_spec(
             },
         ),
     )
-    layers = get_num_layers_to_build(config, vp_stage, pp_rank)
+    layers = num_layers_to_build(config, vp_stage, pp_rank)
     return ModuleSpec(
         module=TransformerBlock, submodules=TransformerBlockSubmodules(layer_specs=[layer] * layers, layer_norm=norm)
     )
