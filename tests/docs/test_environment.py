@@ -20,7 +20,7 @@ def variables_read() -> Iterator[tuple[str, str]]:
     python = [*ROOT.glob("ascendspeed/**/*.py"), ROOT / "setup.py", *ROOT.glob("scripts/*.py")]
     python += [ROOT / "tests" / "conftest.py", *ROOT.glob("tests/support/*.py")]
     cpp = [*ROOT.glob("csrc/**/*.cpp"), *ROOT.glob("csrc/**/*.h")]
-    shell = [*ROOT.glob("scripts/*.sh"), *ROOT.glob("examples/*.sh"), ROOT / ".ci" / "run"]
+    shell = [*ROOT.glob("scripts/**/*.sh"), *ROOT.glob("examples/**/*.sh"), ROOT / ".ci" / "run"]
     for files, patterns in (
         (python, [PYTHON_READS, PYTHON_ASKS, OURS]),
         (cpp, [CPP_READS, OURS]),

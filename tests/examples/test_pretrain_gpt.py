@@ -17,7 +17,8 @@ from ascendspeed.training.mistakes import Mistake
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "examples" / "pretrain_gpt.sh"
-SETTINGS = {"NPROC_PER_NODE", "NNODES", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT", "DEVICE", "DATA_PATH", "SAVE_DIR"}
+SETTINGS = {"NPROC_PER_NODE", "NNODES", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT", "MAX_RESTARTS"}
+SETTINGS |= {"DEVICE", "DATA_PATH", "SAVE_DIR"}
 
 
 def environment(**variables: object) -> dict[str, str]:
@@ -33,8 +34,7 @@ def dry_run(*arguments: str, **variables: object) -> list[str]:
     )
     assert result.returncode == 0, result.stderr
     assert result.stderr == ""
-    (line,) = result.stdout.splitlines()
-    return shlex.split(line)
+    return shlex.split(result.stdout.splitlines()[0])  # what follows is the environment
 
 
 def split(words: list[str]) -> tuple[list[str], list[str]]:
@@ -46,6 +46,15 @@ def split(words: list[str]) -> tuple[list[str], list[str]]:
 def value(words: list[str], flag: str) -> str:
     """The value that counts: the last one."""
     return words[len(words) - words[::-1].index(flag)]
+
+
+def copy_of_the_scripts(folder: Path) -> Path:
+    """A checkout with the launcher and without what it would set up."""
+    checkout = folder / "checkout"
+    (checkout / "examples").mkdir(parents=True)
+    shutil.copy(SCRIPT, checkout / "examples")
+    shutil.copytree(ROOT / "scripts" / "launch", checkout / "scripts" / "launch")
+    return checkout
 
 
 def test_by_default_two_processes_share_the_model_on_this_machine():
@@ -172,11 +181,11 @@ def test_a_wrong_setting_is_refused_by_name(variables, words):
 
 
 def test_a_dry_run_needs_nothing_but_a_shell(tmp_path):
-    shutil.copy(SCRIPT, tmp_path)
+    checkout = copy_of_the_scripts(tmp_path)
     for tool in ("bash", "dirname"):
         (tmp_path / tool).symlink_to(str(shutil.which(tool)))
     result = subprocess.run(
-        [tmp_path / "bash", tmp_path / "pretrain_gpt.sh"],
+        [tmp_path / "bash", checkout / "examples" / "pretrain_gpt.sh"],
         env={"PATH": str(tmp_path), "DRY_RUN": "1"},
         capture_output=True,
         text=True,
@@ -192,10 +201,7 @@ def test_a_dry_run_needs_nothing_but_a_shell(tmp_path):
 @pytest.fixture
 def job(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
     """Start the launcher on a trainer with the given source, in a folder where ranks leave files."""
-    checkout = tmp_path / "checkout"
-    (checkout / "examples").mkdir(parents=True)
-    (checkout / "scripts").mkdir()
-    shutil.copy(SCRIPT, checkout / "examples")
+    checkout = copy_of_the_scripts(tmp_path)
     (checkout / "scripts" / "setup.sh").write_text(
         f'[[ "$*" == train ]] || exit 9\necho {shlex.quote(sys.executable)}\n'
     )

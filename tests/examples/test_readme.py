@@ -45,7 +45,7 @@ def test_a_launch_is_a_command_the_trainer_accepts(command):
         ["bash", "-c", launcher], cwd=ROOT, env=environment(DRY_RUN=1), capture_output=True, text=True, timeout=60
     )
     assert result.returncode == 0, result.stderr
-    _, flags = split(shlex.split(result.stdout))
+    _, flags = split(shlex.split(result.stdout.splitlines()[0]))
     training_flags.parse(flags, world_size=2)
 
 
