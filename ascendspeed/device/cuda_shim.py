@@ -68,6 +68,15 @@ def _redirected(device: Device, factory: Callable[..., Tensor]) -> Callable[...,
     return redirected
 
 
+def _to_device(device: Device, _: Any) -> Callable[..., Tensor]:
+    """Tensor.cuda() that moves to the chosen device."""
+
+    def cuda(self: Tensor, *_: Any, **__: Any) -> Tensor:
+        return self if self.is_meta else self.to(device.current_device())
+
+    return cuda
+
+
 def _type_as_cuda(device: Device, original: Callable[..., Any]) -> Callable[..., Any]:
     """Tensor.type() that tells Megatron, and nobody else, torch.cuda.FloatTensor for a tensor on the chosen device."""
 
@@ -150,6 +159,12 @@ ROWS: tuple[Row, ...] = (
         "megatron.core.transformer.utils:get_default_causal_mask",
         'DotProductAttention makes its causal mask with device="cuda"',
         _redirected,
+    ),
+    Row(
+        "torch:Tensor.cuda",
+        "megatron.core.models.common.language_module.language_module:LanguageModule.setup_embeddings_and_output_layer",
+        "moves the tied embedding of the first and the last pipeline stage with .cuda()",
+        _to_device,
     ),
     Row(
         "torch:Tensor.type",

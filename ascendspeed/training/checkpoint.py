@@ -16,6 +16,7 @@ from megatron.core import dist_checkpointing, parallel_state
 from megatron.core.dist_checkpointing.mapping import ShardedObject
 from megatron.core.distributed import DistributedDataParallel
 from megatron.core.optimizer import MegatronOptimizer
+from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from megatron.core.tensor_parallel import get_cuda_rng_tracker
 
@@ -28,7 +29,7 @@ __all__ = ["load", "save"]
 def save(
     folder: Path,
     iteration: int,
-    model: DistributedDataParallel,
+    model: list[DistributedDataParallel],
     optimizer: MegatronOptimizer,
     scheduler: OptimizerParamScheduler,
     device: Device,
@@ -52,16 +53,23 @@ def save(
 def load(
     folder: Path,
     iteration: int,
-    model: DistributedDataParallel,
+    model: list[DistributedDataParallel],
     optimizer: MegatronOptimizer,
     scheduler: OptimizerParamScheduler,
     device: Device,
 ) -> None:
     """Put model, optimizer, schedule and generators where they were after `iteration` iterations. All ranks call."""
+    distributed = [each for each in optimizer.chained_optimizers if isinstance(each, DistributedOptimizer)]
+    for each in distributed:
+        each._init_optimizer_states_with_dummy_values()  # torch's Adam has no step to ask for before its first one
     wanted = _state(model, optimizer, scheduler, device, is_loading=True)
     state = dist_checkpointing.load(wanted, str(checkpoint_path(folder, iteration)))
-    model.module.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
+    for name, chunk in _named(model).items():
+        chunk.module.load_state_dict(state[name])
+    with torch.no_grad():  # megatron-core copies into views of the parameters
+        optimizer.load_state_dict(state["optimizer"])
+    for each in distributed:
+        _set_steps(each.optimizer)
     scheduler.load_state_dict(state["scheduler"])
     generators = state["generators"]
     random.setstate(generators["random"])
@@ -72,15 +80,19 @@ def load(
 
 
 def _state(
-    model: DistributedDataParallel,
+    model: list[DistributedDataParallel],
     optimizer: MegatronOptimizer,
     scheduler: OptimizerParamScheduler,
     device: Device,
     is_loading: bool,
 ) -> dict[str, Any]:
     """Everything that is saved, as dist_checkpointing describes it: what this rank holds of which whole."""
-    metadata = {"dp_cp_group": parallel_state.get_data_parallel_group(with_context_parallel=True)}
-    weights = model.module.sharded_state_dict(metadata=metadata)
+    metadata = {
+        "dp_cp_group": parallel_state.get_data_parallel_group(with_context_parallel=True),
+        # Nothing is gathered for it. It follows the buckets and the number of ranks, which a resume may not change.
+        "distrib_optim_sharding_type": "dp_reshardable",
+    }
+    weights = {name: chunk.module.sharded_state_dict(metadata=metadata) for name, chunk in _named(model).items()}
     generators = {
         "random": random.getstate(),
         "numpy": numpy.random.get_state(),
@@ -89,14 +101,33 @@ def _state(
         "tracker": get_cuda_rng_tracker().get_states(),
     }
     return {
-        "model": weights,
+        **weights,
         "optimizer": optimizer.sharded_state_dict(weights, is_loading=is_loading, metadata=metadata),
         "scheduler": scheduler.state_dict(),
         "generators": ShardedObject(
             "generators",
             generators,
-            (parallel_state.get_tensor_model_parallel_world_size(),),
-            (parallel_state.get_tensor_model_parallel_rank(),),
+            (
+                parallel_state.get_pipeline_model_parallel_world_size(),
+                parallel_state.get_tensor_model_parallel_world_size(),
+            ),
+            (parallel_state.get_pipeline_model_parallel_rank(), parallel_state.get_tensor_model_parallel_rank()),
             replica_id=parallel_state.get_data_parallel_rank(),
         ),
     }
+
+
+def _named(model: list[DistributedDataParallel]) -> dict[str, DistributedDataParallel]:
+    """Megatron-LM's names of model chunks in a checkpoint."""
+    return {"model": model[0]} if len(model) == 1 else {f"model{index}": chunk for index, chunk in enumerate(model)}
+
+
+def _set_steps(adam: torch.optim.Optimizer) -> None:
+    """Give every parameter the number of steps of its group.
+
+    megatron-core saves it with the groups, but leaves the parameters of torch's Adam the one they had before the load.
+    """
+    for group in adam.param_groups:
+        for parameter in group["params"]:
+            if "step" in adam.state[parameter]:
+                adam.state[parameter]["step"] = torch.tensor(float(group["step"]))

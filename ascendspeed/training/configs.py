@@ -64,6 +64,7 @@ class ModelConfig:
     use_cpu_initialization: bool = _flag(False, "draw the initial weights on the CPU: the same ones on every device")
     make_vocab_size_divisible_by: int = _flag(128, "vocabulary rows are padded to a multiple of this times TP, rows")
     bf16: bool = _flag(False, "parameters and activations in bfloat16, optimizer in float32")
+    recompute_activations: bool = _flag(False, "the same as --recompute-granularity selective")
     recompute_granularity: str | None = _flag(
         None,
         "what to recompute in the backward pass: the attention, or whole layers",
@@ -72,7 +73,9 @@ class ModelConfig:
     recompute_method: str | None = _flag(
         None, "which layers, with --recompute-granularity full", choices=("uniform", "block")
     )
-    recompute_num_layers: int | None = _flag(None, "layers per recomputed chunk (uniform) or in all (block), layers")
+    recompute_num_layers: int | None = _flag(
+        None, "layers per recomputed chunk (uniform) or in all (block), per pipeline stage, layers"
+    )
 
     @property
     def query_groups(self) -> int:
@@ -98,6 +101,24 @@ class ParallelConfig:
 
     tensor_model_parallel_size: int = _flag(1, "processes that share each layer, processes")
     sequence_parallel: bool = _flag(False, "split norms and dropout along the sequence over the tensor-parallel ranks")
+    pipeline_model_parallel_size: int = _flag(1, "stages the layers are cut into, processes")
+    num_layers_per_virtual_pipeline_stage: int | None = _flag(
+        None, "interleave: layers of each of the model chunks that a pipeline stage holds, layers"
+    )
+    num_virtual_stages_per_pipeline_rank: int | None = _flag(
+        None, "interleave: model chunks that a pipeline stage holds, the other way to say it, chunks"
+    )
+    overlap_grad_reduce: bool = _flag(False, "reduce gradients over the data-parallel ranks during the backward pass")
+    ddp_bucket_size: int | None = _flag(
+        None, "numbers per reduction, with --overlap-grad-reduce; 40 million or 1 million x data-parallel ranks"
+    )
+    grad_reduce_in_bf16: bool = _flag(False, "sum and reduce gradients in bfloat16 instead of float32, with --bf16")
+    use_distributed_optimizer: bool = _flag(
+        False, "each data-parallel rank keeps and updates its share of the optimizer's state"
+    )
+    overlap_param_gather: bool = _flag(
+        False, "gather the updated weights during the next forward pass, with --use-distributed-optimizer"
+    )
     distributed_timeout_minutes: int = _flag(10, "longest wait in a collective, minutes")
     device: str | None = _flag(None, "cpu, npu or cuda; without it the first of npu, cuda, cpu that is there (ours)")
 
@@ -194,7 +215,23 @@ class RunConfig:
     @property
     def data_parallel_size(self) -> int:
         """Processes per copy of a layer's shard."""
-        return self.world_size // self.parallel.tensor_model_parallel_size
+        return self.world_size // (
+            self.parallel.tensor_model_parallel_size * self.parallel.pipeline_model_parallel_size
+        )
+
+    @property
+    def virtual_stages(self) -> int:
+        """Model chunks per pipeline stage; more than one is the interleaved schedule."""
+        p = self.parallel
+        if p.num_layers_per_virtual_pipeline_stage is not None:
+            layers = self.model.num_layers // p.pipeline_model_parallel_size
+            return layers // p.num_layers_per_virtual_pipeline_stage
+        return p.num_virtual_stages_per_pipeline_rank or 1
+
+    @property
+    def layers_per_chunk(self) -> int:
+        """Transformer layers of one model chunk, the unit that the pipeline's schedule computes."""
+        return self.model.num_layers // (self.parallel.pipeline_model_parallel_size * self.virtual_stages)
 
     @property
     def global_batch_size(self) -> int:

@@ -1,7 +1,7 @@
 """Samples for this rank: megatron-core's GPTDataset over the prepared tokens, and the micro-batches of it in order.
 
 Sample i of the training order is the same whatever the number of ranks; a data-parallel rank takes its micro-batches
-out of each global batch, and the ranks of one tensor-parallel group all read the same samples.
+out of each global batch, and the ranks of its tensor-parallel group and pipeline all read the same samples.
 """
 
 import math

@@ -47,12 +47,13 @@ ACCEPTED = {
     "--no-rope-fusion": Accepted(_NO_FUSION),
     "--no-persist-layer-norm": Accepted(_NO_FUSION),
     "--no-gradient-accumulation-fusion": Accepted(_NO_FUSION),
-    "--accumulate-allreduce-grads-in-fp32": Accepted("gradients are always summed and reduced in float32"),
+    "--accumulate-allreduce-grads-in-fp32": Accepted(
+        "gradients are summed and reduced in float32; --grad-reduce-in-bf16 takes precedence"
+    ),
     "--distributed-backend": Accepted(
         "the device decides (cpu: gloo, npu: hccl, cuda: nccl), whatever a script says",
         ("nccl", "gloo", "hccl"),
     ),
-    "--pipeline-model-parallel-size": Accepted("pipeline parallelism is not there yet", ("1",)),
     "--context-parallel-size": Accepted("context parallelism is not there yet", ("1",)),
     "--expert-model-parallel-size": Accepted("there are no experts", ("1",)),
     "--optimizer": Accepted("Adam is the only optimizer", ("adam",)),
@@ -66,11 +67,7 @@ REFUSED = {
     "--use-fused-rmsnorm": "there is no fused RMSNorm; leave it out, the result is the same",
     "--use-fused-swiglu": "there is no fused SwiGLU; leave it out, the result is the same",
     "--use-fused-rotary-pos-emb": "there is no fused rotary embedding; leave it out, the result is the same",
-    "--overlap-grad-reduce": "gradients are reduced after the backward pass; leave it out, the result is the same",
-    "--overlap-param-gather": "parameters are gathered after the step; leave it out, the result is the same",
     "--tokenizer-name-or-path": "pass the tokenizer.json, or the folder that holds it, as --tokenizer-model",
-    "--use-distributed-optimizer": "megatron-core cannot resume it without Apex's or Transformer Engine's Adam; "
-    "leave it out, the result is the same",
     "--num-experts": "mixture of experts is not there yet",
     "--multi-latent-attention": "multi-latent attention is not there yet",
     "--window-size": "sliding-window attention is not there yet",
@@ -79,7 +76,6 @@ REFUSED = {
     "--mock-data": "there is no mock data; without --data-path the text of Python's manual is used",
     "--spec": "the layers come from ascendspeed.integrations.megatron.get_gpt_layer_spec, no other can be named",
     "--train-samples": "give the length of the training as --train-iters",
-    "--recompute-activations": "say --recompute-granularity selective",
 }
 _NOT_HONOURED = "this trainer does not honour it yet"
 
@@ -99,6 +95,9 @@ def parse(argv: Sequence[str], world_size: int | None = None) -> configs.RunConf
     if values.pop("use_rotary_position_embeddings"):
         values["position_embedding_type"] = "rope"
     values["use_rotary_position_embeddings"] = values["position_embedding_type"] == "rope"
+    if values["recompute_activations"] and values["recompute_granularity"] is None:
+        values["recompute_granularity"] = "selective"
+    values["recompute_activations"] |= values["recompute_granularity"] == "selective"
     values["data_path"] = tuple(values["data_path"])
     groups = {
         name: group(**{f.name: values[f.name] for f in dataclasses.fields(group)}) for name, group in GROUPS.items()

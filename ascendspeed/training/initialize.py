@@ -39,7 +39,11 @@ def world(run: RunConfig) -> Iterator[Device]:
     try:
         if not dist.is_initialized():
             _join(run, device)
-        parallel_state.initialize_model_parallel(tensor_model_parallel_size=run.parallel.tensor_model_parallel_size)
+        parallel_state.initialize_model_parallel(
+            tensor_model_parallel_size=run.parallel.tensor_model_parallel_size,
+            pipeline_model_parallel_size=run.parallel.pipeline_model_parallel_size,
+            virtual_pipeline_model_parallel_size=run.virtual_stages if run.virtual_stages > 1 else None,
+        )
         _seed(run.training.seed)
         with warnings.catch_warnings():
             _quieten()
@@ -74,9 +78,13 @@ def _tell_hccl(seconds: int) -> int:
 
 
 def _seed(seed: int) -> None:
-    """Seed every generator; Megatron's tracker gives each tensor-parallel rank dropout of its own where it must."""
+    """Seed every generator, of each pipeline stage by 100 more than of the one before, as Megatron-LM does.
+
+    Megatron's tracker gives each tensor-parallel rank dropout of its own where it must.
+    """
+    seed += 100 * parallel_state.get_pipeline_model_parallel_rank()
     random.seed(seed)
-    numpy.random.seed(seed)
+    numpy.random.seed(seed % 2**32)
     torch.manual_seed(seed)
     model_parallel_cuda_manual_seed(seed)
 

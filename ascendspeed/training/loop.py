@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import torch
+
 from ascendspeed.device import Device
 from ascendspeed.integrations.megatron.contract import report_attention_contract
 from ascendspeed.training import checkpoint, data, model, operator_limits, optimizer, save_folder
@@ -9,7 +11,7 @@ from ascendspeed.training.configs import RunConfig
 from ascendspeed.training.initialize import world
 from ascendspeed.training.mistakes import on_rank_0
 from ascendspeed.training.report import Report, introduce
-from ascendspeed.training.step import train_step, validate
+from ascendspeed.training.step import gathered_parameters, train_step, validate
 
 __all__ = ["train"]
 
@@ -28,7 +30,7 @@ def _train(run: RunConfig, device: Device) -> None:
     gpt = model.build(run, device, corpus.prepared.tokenizer.vocab_size)
     adam, schedule = optimizer.build(run, gpt)
     state = (gpt, adam, schedule, device)
-    report_attention_contract(gpt)
+    report_attention_contract(torch.nn.ModuleList(gpt))
     if resumed is not None and run.checkpoint.load is not None:
         checkpoint.load(Path(run.checkpoint.load), resumed, *state)
     introduce(run, device, corpus, gpt, resumed)
@@ -44,7 +46,8 @@ def _train(run: RunConfig, device: Device) -> None:
         if _due(run.report.eval_interval, iteration) and not last:
             report.validation(iteration, validate(gpt, corpus, run, device))
         if run.checkpoint.save is not None and (last or _due(run.checkpoint.save_interval, iteration)):
-            checkpoint.save(Path(run.checkpoint.save), iteration, *state)
+            with gathered_parameters(gpt):
+                checkpoint.save(Path(run.checkpoint.save), iteration, *state)
             report.checkpoint(iteration)
         if last:
             break

@@ -1,6 +1,14 @@
-"""From the settings to megatron-core's GPTModel with our attention, inside megatron-core's DistributedDataParallel."""
+"""From the settings to this rank's part of megatron-core's GPTModel with our attention, ready for its schedules.
+
+A pipeline stage holds one model chunk, or several that are spread over the model (interleaving). Each is wrapped in
+megatron-core's DistributedDataParallel, which owns the gradient buffers.
+"""
+
+from collections.abc import Callable
+from typing import Any
 
 import torch
+from megatron.core import parallel_state
 from megatron.core.distributed import (
     DistributedDataParallel,
     DistributedDataParallelConfig,
@@ -16,32 +24,83 @@ from ascendspeed.integrations.megatron import get_gpt_layer_spec
 from ascendspeed.training.configs import RunConfig
 from ascendspeed.training.data import padded_vocab_size
 
-__all__ = ["build", "transformer_config"]
+__all__ = ["build", "build_chunk", "transformer_config"]
 
 
-def build(run: RunConfig, device: Device, vocab_size: int) -> DistributedDataParallel:
-    """This rank's shard of the model with its gradient buffers; vocab_size is the tokenizer's, before padding."""
+def build(run: RunConfig, device: Device, vocab_size: int) -> list[DistributedDataParallel]:
+    """This rank's model chunks in the order of their layers; vocab_size is the tokenizer's, before padding."""
     config = transformer_config(run)
-    gpt = GPTModel(
+    # A stage's output is freed once it is sent, when interleaved while it is being sent: a card keeps memory that a
+    # stream still reads; gloo does not and sends what lies there by then.
+    config.deallocate_pipeline_outputs = run.parallel.pipeline_model_parallel_size > 1 and (
+        run.virtual_stages == 1 or device.name != "cpu"
+    )
+    modules: list[torch.nn.Module] = []
+    for chunk in range(run.virtual_stages):
+        gpt = build_chunk(run, config, vocab_size, chunk).to(device.current_device())
+        modules.append(Float16Module(config, gpt) if run.model.bf16 else gpt)
+    p = run.parallel
+    buffers = DistributedDataParallelConfig(
+        grad_reduce_in_fp32=not p.grad_reduce_in_bf16,
+        overlap_grad_reduce=p.overlap_grad_reduce,
+        overlap_param_gather=p.overlap_param_gather,
+        align_param_gather=p.overlap_param_gather and run.virtual_stages > 1,
+        use_distributed_optimizer=p.use_distributed_optimizer,
+        bucket_size=p.ddp_bucket_size,
+    )
+    # The reduction of every chunk but the first one is hidden behind the chunks before it: one bucket is enough.
+    chunks = [
+        DistributedDataParallel(config, buffers, module, disable_bucketing=index > 0)
+        for index, module in enumerate(modules)
+    ]
+    for chunk in chunks:
+        chunk.broadcast_params()
+    _tell_the_schedule(config, chunks)
+    return chunks
+
+
+def build_chunk(run: RunConfig, config: TransformerConfig, vocab_size: int, chunk: int = 0) -> GPTModel:
+    """Model chunk number `chunk`, 0 to run.virtual_stages - 1, of this rank's pipeline stage, without gradient buffers.
+
+    The first chunk of the first stage has the embedding, the last one of the last stage the output layer; with tied
+    embeddings it has the weights of the former again, and both stages call at the same time. parallel_state says
+    which stage this is. Parameters are where megatron-core makes them: torch.device("meta") as context and
+    `config.use_cpu_initialization` give a model that can be counted but not computed.
+    """
+    interleaved = run.virtual_stages > 1
+    stage, last_stage = (
+        parallel_state.get_pipeline_model_parallel_rank(),
+        parallel_state.get_pipeline_model_parallel_world_size() - 1,
+    )
+    vp_stage = chunk if interleaved else None
+    return GPTModel(
         config,
-        get_gpt_layer_spec(config, mask="causal"),
+        get_gpt_layer_spec(config, mask="causal", vp_stage=vp_stage),
         vocab_size=padded_vocab_size(vocab_size, run),
         max_sequence_length=run.model.max_position_embeddings,
+        pre_process=stage == 0 and chunk == 0,
+        post_process=stage == last_stage and chunk == run.virtual_stages - 1,
         share_embeddings_and_output_weights=not run.model.untie_embeddings_and_output_weights,
         position_embedding_type=run.model.position_embedding_type,
         rotary_percent=run.model.rotary_percent,
         rotary_base=run.model.rotary_base,
-    ).to(device.current_device())
-    module = Float16Module(config, gpt) if run.model.bf16 else gpt
-    model = DistributedDataParallel(
-        config,
-        DistributedDataParallelConfig(grad_reduce_in_fp32=True),
-        module,
+        vp_stage=vp_stage,
     )
-    model.broadcast_params()
+
+
+def _tell_the_schedule(config: TransformerConfig, chunks: list[DistributedDataParallel]) -> None:
+    """Give megatron-core's schedules what they call between forward and backward passes; one chunk is no list."""
+
+    def one_or_all(functions: list[Callable[..., Any]]) -> Any:
+        return functions[0] if len(functions) == 1 else functions
+
+    ddp = chunks[0].ddp_config
     config.finalize_model_grads_func = finalize_model_grads
-    config.no_sync_func = model.no_sync
-    return model
+    config.no_sync_func = one_or_all([chunk.no_sync for chunk in chunks])
+    if ddp.overlap_grad_reduce:
+        config.grad_sync_func = one_or_all([chunk.start_grad_sync for chunk in chunks])
+    if ddp.align_param_gather:
+        config.param_sync_func = one_or_all([chunk.start_param_sync for chunk in chunks])
 
 
 def transformer_config(run: RunConfig) -> TransformerConfig:
@@ -71,6 +130,11 @@ def transformer_config(run: RunConfig) -> TransformerConfig:
         pipeline_dtype=dtype,
         tensor_model_parallel_size=run.parallel.tensor_model_parallel_size,
         sequence_parallel=run.parallel.sequence_parallel,
+        pipeline_model_parallel_size=run.parallel.pipeline_model_parallel_size,
+        virtual_pipeline_model_parallel_size=run.virtual_stages if run.virtual_stages > 1 else None,
+        # As Megatron-LM: sending overlaps with computing in the interleaved schedule alone.
+        overlap_p2p_comm=run.virtual_stages > 1,
+        batch_p2p_comm=run.virtual_stages == 1,
         recompute_granularity=m.recompute_granularity,
         recompute_method=m.recompute_method,
         recompute_num_layers=m.recompute_num_layers,

@@ -10,7 +10,7 @@ from ascendspeed.training.configs import RunConfig
 __all__ = ["build"]
 
 
-def build(run: RunConfig, model: DistributedDataParallel) -> tuple[MegatronOptimizer, OptimizerParamScheduler]:
+def build(run: RunConfig, model: list[DistributedDataParallel]) -> tuple[MegatronOptimizer, OptimizerParamScheduler]:
     """The optimizer of the model's parameters, and the scheduler that counts in samples and sets its rates."""
     o = run.optimizer
     optimizer = get_megatron_optimizer(
@@ -23,10 +23,12 @@ def build(run: RunConfig, model: DistributedDataParallel) -> tuple[MegatronOptim
             adam_beta2=o.adam_beta2,
             adam_eps=o.adam_eps,
             clip_grad=o.clip_grad,
+            use_distributed_optimizer=run.parallel.use_distributed_optimizer,
+            overlap_param_gather=run.parallel.overlap_param_gather,
             bf16=run.model.bf16,
             params_dtype=torch.bfloat16 if run.model.bf16 else torch.float32,
         ),
-        [model],
+        model,
     )
     samples = run.global_batch_size
     scheduler = OptimizerParamScheduler(

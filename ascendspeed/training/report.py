@@ -22,16 +22,16 @@ from ascendspeed.training.step import StepResult
 __all__ = ["Report", "introduce"]
 
 
-def introduce(run: RunConfig, device: Device, data: Data, model: DistributedDataParallel, resumed: int | None) -> None:
+def introduce(
+    run: RunConfig, device: Device, data: Data, model: list[DistributedDataParallel], resumed: int | None
+) -> None:
     """Say on rank 0 what is about to be trained, on what, and from where."""
     if dist.get_rank() != 0:
         return
-    shard = sum(parameter.numel() for parameter in model.parameters())
-    size, sequence = run.parallel.tensor_model_parallel_size, run.parallel.sequence_parallel
+    shard = sum(parameter.numel() for chunk in model for parameter in chunk.parameters())
     lines = [
         f"world: {run.world_size} on {device.name} ({device.collective_backend}), "
-        f"data parallel {run.data_parallel_size}, "
-        f"tensor parallel {size}{' with sequence parallel' if sequence else ''}",
+        f"data parallel {run.data_parallel_size}, {_model_parallel(run)}",
         f"data: {data.prepared.source}; {data.train_tokens} training and {data.valid_tokens} validation tokens, "
         f"vocabulary {data.prepared.tokenizer.vocab_size}, kept in {cache_folder(run)}",
         f"model: {run.model.num_layers} layers, {shard / 1e6:.2f} million parameters on this rank",
@@ -41,6 +41,17 @@ def introduce(run: RunConfig, device: Device, data: Data, model: DistributedData
     elif run.checkpoint.load is not None:
         lines.append(f"no checkpoint in --load {run.checkpoint.load}: starting anew")
     print("\n".join(lines), flush=True)
+
+
+def _model_parallel(run: RunConfig) -> str:
+    """The two ways a model is cut, in words."""
+    p = run.parallel
+    sequence = " with sequence parallel" if p.sequence_parallel else ""
+    chunks = f" with {run.virtual_stages} model chunks each" if run.virtual_stages > 1 else ""
+    return (
+        f"tensor parallel {p.tensor_model_parallel_size}{sequence}, "
+        f"pipeline parallel {p.pipeline_model_parallel_size}{chunks}"
+    )
 
 
 class Report:

@@ -12,7 +12,7 @@ __all__ = ["check"]
 
 def check(run: RunConfig) -> None:
     """Raise `Mistake` for the first rule that `run` breaks; the message has the flag, its value and the rule."""
-    for rules in (_finite, _rules):
+    for rules in (_finite, _parallelism, _rules):
         for holds, message in rules(run):
             if not holds:
                 raise Mistake(message)
@@ -26,16 +26,88 @@ def _finite(run: RunConfig) -> Iterator[tuple[bool, str]]:
                 yield math.isfinite(value), f"--{name.replace('_', '-')}={value} is not a finite number"
 
 
+def _parallelism(run: RunConfig) -> Iterator[tuple[bool, str]]:
+    """How processes, layers and micro-batches divide; one at a time, since each counts on those before it."""
+    m, p = run.model, run.parallel
+    tp, pp = p.tensor_model_parallel_size, p.pipeline_model_parallel_size
+    for name, value in {
+        "--num-layers": m.num_layers,
+        "--tensor-model-parallel-size": tp,
+        "--pipeline-model-parallel-size": pp,
+        "--num-layers-per-virtual-pipeline-stage": p.num_layers_per_virtual_pipeline_stage,
+        "--num-virtual-stages-per-pipeline-rank": p.num_virtual_stages_per_pipeline_rank,
+        "--ddp-bucket-size": p.ddp_bucket_size,
+        "--micro-batch-size": run.training.micro_batch_size,
+        "--global-batch-size": run.training.global_batch_size,
+    }.items():
+        yield value is None or value > 0, f"{name}={value} is not positive"
+    sizes = f"--tensor-model-parallel-size={tp}" + (f" x --pipeline-model-parallel-size={pp}" if pp > 1 else "")
+    yield run.world_size % (tp * pp) == 0, f"{sizes} does not divide {run.world_size} processes"
+    stages = f"--pipeline-model-parallel-size={pp}"
+    yield m.num_layers % pp == 0, f"--num-layers={m.num_layers} is not divisible by {stages}"
+    layers, chunks = p.num_layers_per_virtual_pipeline_stage, p.num_virtual_stages_per_pipeline_rank
+    yield (
+        layers is None or chunks is None,
+        f"--num-layers-per-virtual-pipeline-stage={layers} and --num-virtual-stages-per-pipeline-rank={chunks} "
+        "exclude each other",
+    )
+    interleaved = (
+        f"--num-virtual-stages-per-pipeline-rank={chunks}"
+        if layers is None
+        else f"--num-layers-per-virtual-pipeline-stage={layers}"
+    )
+    divisor = run.virtual_stages if layers is None else layers
+    yield (
+        m.num_layers // pp % divisor == 0,
+        f"{interleaved} does not divide the {m.num_layers // pp} layers of a pipeline stage "
+        f"(--num-layers={m.num_layers}, {stages})",
+    )
+    yield (
+        run.virtual_stages == 1 or pp > 1,
+        f"{interleaved} interleaves pipeline stages and needs --pipeline-model-parallel-size of at least 2",
+    )
+    samples = run.training.micro_batch_size * run.data_parallel_size
+    yield (
+        run.global_batch_size % samples == 0,
+        f"--global-batch-size={run.global_batch_size} is not divisible by "
+        f"--micro-batch-size={run.training.micro_batch_size} x {run.data_parallel_size} data-parallel ranks",
+    )
+    yield (
+        run.virtual_stages == 1 or run.num_microbatches % pp == 0,
+        f"{interleaved} needs a number of micro-batches that {stages} divides, "
+        f"but --global-batch-size={run.global_batch_size} makes {run.num_microbatches} of {samples} samples each",
+    )
+    recomputed = m.recompute_num_layers or 1
+    yield (
+        m.recompute_method != "uniform" or recomputed < 1 or run.layers_per_chunk % recomputed == 0,
+        f"--recompute-num-layers={m.recompute_num_layers} does not divide "
+        + (
+            f"--num-layers={m.num_layers}"
+            if run.layers_per_chunk == m.num_layers
+            else f"the {run.layers_per_chunk} layers of a model chunk (--num-layers={m.num_layers}, {stages}"
+            + (f", {interleaved})" if run.virtual_stages > 1 else ")")
+        )
+        + ", as --recompute-method uniform needs",
+    )
+    yield (
+        p.ddp_bucket_size is None or p.overlap_grad_reduce,
+        f"--ddp-bucket-size={p.ddp_bucket_size} has no effect without --overlap-grad-reduce",
+    )
+    yield m.bf16 or not p.grad_reduce_in_bf16, "--grad-reduce-in-bf16 needs --bf16"
+    yield (
+        not p.overlap_param_gather or (p.overlap_grad_reduce and p.use_distributed_optimizer),
+        "--overlap-param-gather needs --overlap-grad-reduce and --use-distributed-optimizer",
+    )
+
+
 def _rules(run: RunConfig) -> list[tuple[bool, str]]:
     # Every rule is computed before the first broken one is reported, so max() keeps the later divisions possible.
     m, p, t, o, r = run.model, run.parallel, run.training, run.optimizer, run.report
-    tp = max(1, p.tensor_model_parallel_size)
+    tp = p.tensor_model_parallel_size
     heads, groups = max(1, m.num_attention_heads), max(1, m.query_groups)
-    per_step = max(1, t.micro_batch_size) * max(1, run.world_size // tp)
     rotated = int(m.head_size * m.rotary_percent)
     mlp_width = f"--ffn-hidden-size={m.mlp_width}" + ("" if m.ffn_hidden_size else " (its default here)")
     positive = {
-        "--num-layers": m.num_layers,
         "--hidden-size": m.hidden_size,
         "--num-attention-heads": m.num_attention_heads,
         "--num-query-groups": m.num_query_groups,
@@ -45,10 +117,7 @@ def _rules(run: RunConfig) -> list[tuple[bool, str]]:
         "--rotary-base": m.rotary_base,
         "--recompute-num-layers": m.recompute_num_layers,
         "--make-vocab-size-divisible-by": m.make_vocab_size_divisible_by,
-        "--tensor-model-parallel-size": p.tensor_model_parallel_size,
         "--distributed-timeout-minutes": p.distributed_timeout_minutes,
-        "--micro-batch-size": t.micro_batch_size,
-        "--global-batch-size": t.global_batch_size,
         "--train-iters": t.train_iters,
         "--exit-interval": t.exit_interval,
         "--lr-decay-iters": o.lr_decay_iters,
@@ -82,10 +151,6 @@ def _rules(run: RunConfig) -> list[tuple[bool, str]]:
     rules += [(value >= 0, f"{name}={value} is negative") for name, value in not_negative.items()]
     rules += [
         (
-            run.world_size % tp == 0,
-            f"--tensor-model-parallel-size={tp} does not divide {run.world_size} processes",
-        ),
-        (
             m.hidden_size % heads == 0 or m.kv_channels is not None,
             f"--num-attention-heads={heads} does not divide --hidden-size={m.hidden_size}; or give --kv-channels",
         ),
@@ -118,11 +183,6 @@ def _rules(run: RunConfig) -> list[tuple[bool, str]]:
             "as --sequence-parallel needs",
         ),
         (
-            t.global_batch_size is None or t.global_batch_size % per_step == 0,
-            f"--global-batch-size={t.global_batch_size} is not divisible by "
-            f"--micro-batch-size={t.micro_batch_size} x {max(1, run.world_size // tp)} data-parallel ranks",
-        ),
-        (
             m.recompute_granularity == "full" or (m.recompute_method is None and m.recompute_num_layers is None),
             "--recompute-method and --recompute-num-layers need --recompute-granularity full",
         ),
@@ -132,9 +192,9 @@ def _rules(run: RunConfig) -> list[tuple[bool, str]]:
             "--recompute-granularity full needs --recompute-method and --recompute-num-layers",
         ),
         (
-            m.recompute_method != "uniform" or m.num_layers % max(1, m.recompute_num_layers or 1) == 0,
-            f"--recompute-num-layers={m.recompute_num_layers} does not divide --num-layers={m.num_layers}, "
-            "as --recompute-method uniform needs",
+            not m.recompute_activations or m.recompute_granularity == "selective",
+            "--recompute-activations is --recompute-granularity selective, "
+            f"but --recompute-granularity={m.recompute_granularity} is given",
         ),
         (
             m.recompute_method != "block" or (m.recompute_num_layers or 1) <= m.num_layers,

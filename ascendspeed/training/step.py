@@ -1,5 +1,11 @@
-"""One iteration, and one validation: megatron-core's schedule over the micro-batches, then the optimizer's step."""
+"""One iteration, and one validation: megatron-core's schedule over the micro-batches, then the optimizer's step.
 
+`model` is what `model.build` returns: this rank's chunks. Only the last pipeline stage computes losses; all ranks learn
+their mean.
+"""
+
+import contextlib
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -19,7 +25,7 @@ from ascendspeed.training.configs import RunConfig
 from ascendspeed.training.data import Batch, Data, validation_batches
 from ascendspeed.training.mistakes import Mistake
 
-__all__ = ["StepResult", "train_step", "validate"]
+__all__ = ["StepResult", "gathered_parameters", "train_step", "validate"]
 
 
 class StepResult(NamedTuple):
@@ -34,7 +40,7 @@ class StepResult(NamedTuple):
 
 
 def train_step(
-    model: DistributedDataParallel,
+    model: list[DistributedDataParallel],
     optimizer: MegatronOptimizer,
     scheduler: OptimizerParamScheduler,
     micro_batches: Iterator[Batch],
@@ -42,8 +48,9 @@ def train_step(
     device: Device,
 ) -> StepResult:
     """Gradients of one global batch, clipped, one update. `Mistake`, on all ranks, when they are not finite."""
-    model.train()
-    model.zero_grad_buffer()
+    for chunk in model:
+        chunk.train()
+        chunk.zero_grad_buffer()
     optimizer.zero_grad()
     loss = _forward_backward(model, micro_batches, run, device, run.num_microbatches, forward_only=False)
     lr = max(group["lr"] for group in optimizer.param_groups)
@@ -58,17 +65,35 @@ def train_step(
 
 
 @torch.no_grad()
-def validate(model: DistributedDataParallel, data: Data, run: RunConfig, device: Device) -> float | None:
+def validate(model: list[DistributedDataParallel], data: Data, run: RunConfig, device: Device) -> float | None:
     """Mean loss over the validation samples, nats per token; None when the run has none."""
     num_microbatches, micro_batches = validation_batches(data, run)
     if num_microbatches == 0:
         return None
-    model.eval()
-    return _forward_backward(model, micro_batches, run, device, num_microbatches, forward_only=True)
+    for chunk in model:
+        chunk.eval()
+    with gathered_parameters(model):
+        return _forward_backward(model, micro_batches, run, device, num_microbatches, forward_only=True)
+
+
+@contextlib.contextmanager
+def gathered_parameters(model: list[DistributedDataParallel]) -> Iterator[None]:
+    """Every rank's weights are those of the last update. With --overlap-param-gather some still travel otherwise.
+
+    Inside, no forward pass may be followed by an update.
+    """
+    overlapped = [chunk for chunk in model if chunk.ddp_config.overlap_param_gather]
+    for chunk in overlapped:
+        chunk.disable_forward_pre_hook()
+    try:
+        yield
+    finally:
+        for chunk in overlapped:
+            chunk.enable_forward_pre_hook()
 
 
 def _forward_backward(
-    model: DistributedDataParallel,
+    model: list[DistributedDataParallel],
     micro_batches: Iterator[Batch],
     run: RunConfig,
     device: Device,
@@ -76,20 +101,24 @@ def _forward_backward(
     forward_only: bool,
 ) -> float:
     """Run the schedule; return the mean loss over the tokens of all data-parallel ranks, summed in float64."""
+    # Every chunk of every stage reads the same micro-batches; they are loaded once.
+    streams = itertools.tee(itertools.islice(micro_batches, num_microbatches), len(model))
     sums: list[Tensor] = get_forward_backward_func()(
         forward_step_func=partial(_forward_step, device.current_device()),
-        data_iterator=micro_batches,
-        model=[model],
+        data_iterator=list(streams),
+        model=model,
         num_microbatches=num_microbatches,
         seq_length=run.model.seq_length,
         micro_batch_size=run.training.micro_batch_size,
         forward_only=forward_only,
     )
-    mine = torch.stack(sums).cpu().double().sum(dim=0).to(device.current_device())
-    group = parallel_state.get_data_parallel_group()
-    each = [torch.empty_like(mine) for _ in range(group.size())]
-    dist.all_gather(each, mine, group=group)  # and no all_reduce: HCCL adds no float64
-    loss, tokens = torch.stack(each).cpu().sum(dim=0).tolist()
+    mine = torch.stack(sums).cpu().double().sum(dim=0) if sums else torch.zeros(2, dtype=torch.float64)
+    groups = parallel_state.get_data_parallel_group(), parallel_state.get_pipeline_model_parallel_group()
+    for group in groups:  # the stages before the last one add nothing
+        each = [torch.empty_like(mine, device=device.current_device()) for _ in range(group.size())]
+        dist.all_gather(each, mine.to(device.current_device()), group=group)  # no all_reduce: HCCL adds no float64
+        mine = torch.stack(each).cpu().sum(dim=0)
+    loss, tokens = mine.tolist()
     return loss / max(tokens, 1.0)
 
 

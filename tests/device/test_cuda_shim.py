@@ -51,6 +51,7 @@ def _calls_seen_in_training(folder: str) -> set[tuple[str, str]]:
 
     sys.setprofile(on_call)
     _train_and_save(folder)
+    _tie_embeddings_of_two_stages()
     sys.setprofile(None)
     return seen
 
@@ -120,6 +121,44 @@ def _train_and_save(folder: str) -> None:
         dist_checkpointing.save({"model": gpt.sharded_state_dict()}, name)
         state = dist_checkpointing.load({"model": gpt.sharded_state_dict()}, name)
         assert all(torch.equal(state["model"][n], p) for n, p in gpt.named_parameters())
+
+
+def _tie_embeddings_of_two_stages() -> None:
+    from megatron.core import parallel_state
+    from megatron.core.models.gpt import GPTModel
+    from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
+    from megatron.core.transformer.transformer_config import TransformerConfig
+
+    from ascendspeed.integrations.megatron import get_gpt_layer_spec
+
+    parallel_state.destroy_model_parallel()
+    parallel_state.initialize_model_parallel(pipeline_model_parallel_size=2)
+    model_parallel_cuda_manual_seed(1)
+    config = TransformerConfig(
+        num_layers=2,
+        hidden_size=16,
+        num_attention_heads=2,
+        pipeline_model_parallel_size=2,
+        pipeline_dtype=torch.float32,
+        use_cpu_initialization=True,
+    )
+    first = parallel_state.is_pipeline_first_stage()
+    gpt = GPTModel(
+        config,
+        get_gpt_layer_spec(config),
+        vocab_size=16,
+        max_sequence_length=8,
+        pre_process=first,
+        post_process=not first,
+        share_embeddings_and_output_weights=True,
+    )
+    here = devices.current().current_device()
+    weight = gpt.shared_embedding_or_output_weight().detach()
+    assert weight.device == here
+    each = [torch.empty_like(weight) for _ in range(2)]
+    torch.distributed.all_gather(each, weight)
+    assert torch.equal(*each)
+    assert each[0].any()
 
 
 @pytest.mark.distributed

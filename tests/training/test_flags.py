@@ -46,6 +46,10 @@ MEGATRON_DEFAULTS = {
     "make_vocab_size_divisible_by": 128,
     "recompute_granularity": None,
     "tensor_model_parallel_size": 1,
+    "pipeline_model_parallel_size": 1,
+    "num_layers_per_virtual_pipeline_stage": None,
+    "num_virtual_stages_per_pipeline_rank": None,
+    "ddp_bucket_size": None,
     "distributed_timeout_minutes": 10,
     "global_batch_size": None,
     "seed": 1234,
@@ -115,8 +119,7 @@ def test_accepted_flags_change_nothing_and_refuse_other_values(flag):
         assert f"{flag} other: " in refusal(f"{flag}=other")
 
 
-def test_pipeline_and_context_parallelism_are_refused_with_a_sentence():
-    assert "pipeline parallelism is not there yet" in refusal("--pipeline-model-parallel-size", "2")
+def test_context_parallelism_is_refused_with_a_sentence():
     assert "context parallelism is not there yet" in refusal("--context-parallel-size", "2")
 
 
@@ -199,6 +202,70 @@ def test_the_mlp_must_be_divisible_by_the_tensor_parallel_size():
     assert "--ffn-hidden-size=128 (its default here) is not divisible by" in refusal(
         *three, "--hidden-size", "48", "--swiglu", world_size=3
     )
+
+
+PP2 = ["--pipeline-model-parallel-size", "2", "--num-layers", "4"]
+INTERLEAVED = [*PP2, "--num-layers-per-virtual-pipeline-stage"]
+PARALLEL_RULES = [
+    (["--pipeline-model-parallel-size", "0"], "--pipeline-model-parallel-size=0 is not positive"),
+    (["--pipeline-model-parallel-size", "3"], "-size=1 x --pipeline-model-parallel-size=3 does not divide 4 processes"),
+    ([*PP2, "--num-layers", "3"], "--num-layers=3 is not divisible by --pipeline-model-parallel-size=2"),
+    ([*INTERLEAVED, "0"], "--num-layers-per-virtual-pipeline-stage=0 is not positive"),
+    ([*INTERLEAVED, "3"], "--num-layers-per-virtual-pipeline-stage=3 does not divide the 2 layers of a pipeline stage"),
+    ([*INTERLEAVED, "4"], "--num-layers-per-virtual-pipeline-stage=4 does not divide the 2 layers of a pipeline stage"),
+    ([*PP2, "--num-virtual-stages-per-pipeline-rank", "4"], "rank=4 does not divide the 2 layers of a pipeline stage"),
+    ([*INTERLEAVED, "1", "--num-virtual-stages-per-pipeline-rank", "2"], "=1 and --num-virtual-stages-per-pipeline-"),
+    (["--num-virtual-stages-per-pipeline-rank", "2"], "rank=2 interleaves pipeline stages and needs --pipeline-model-"),
+    (
+        ["--num-layers-per-virtual-pipeline-stage", "1"],
+        "stage=1 interleaves pipeline stages and needs --pipeline-model",
+    ),
+    (
+        [*INTERLEAVED, "1", "--global-batch-size", "12"],
+        "--num-layers-per-virtual-pipeline-stage=1 needs a number of micro-batches that "
+        "--pipeline-model-parallel-size=2 divides, but --global-batch-size=12 makes 3 of 4 samples each",
+    ),
+    (
+        [*PP2, *FULL, "uniform", "--recompute-num-layers", "4"],
+        "--recompute-num-layers=4 does not divide the 2 layers of a model chunk (--num-layers=4, "
+        "--pipeline-model-parallel-size=2)",
+    ),
+    (
+        [*INTERLEAVED, "1", "--global-batch-size", "8", *FULL, "uniform", "--recompute-num-layers", "2"],
+        "--recompute-num-layers=2 does not divide the 1 layers of a model chunk (--num-layers=4, "
+        "--pipeline-model-parallel-size=2, --num-layers-per-virtual-pipeline-stage=1)",
+    ),
+    (["--ddp-bucket-size", "9"], "--ddp-bucket-size=9 has no effect without --overlap-grad-reduce"),
+    (["--ddp-bucket-size", "0", "--overlap-grad-reduce"], "--ddp-bucket-size=0 is not positive"),
+    (["--grad-reduce-in-bf16"], "--grad-reduce-in-bf16 needs --bf16"),
+    (["--overlap-param-gather", "--overlap-grad-reduce"], "--overlap-param-gather needs --overlap-grad-reduce and"),
+    (["--overlap-param-gather", "--use-distributed-optimizer"], "--overlap-param-gather needs --overlap-grad-reduce"),
+    (
+        ["--recompute-activations", *FULL, "uniform", "--recompute-num-layers", "1"],
+        "--recompute-activations is --recompute-granularity selective, but --recompute-granularity=full is given",
+    ),
+]
+
+
+@pytest.mark.parametrize(("more", "message"), PARALLEL_RULES)
+def test_a_broken_rule_of_parallelism_names_the_flags_and_their_values(more, message):
+    assert message in refusal(*more, world_size=4)
+
+
+def test_interleaving_has_two_names():
+    by_layers = flags.parse([*SMALL, *INTERLEAVED, "1", "--global-batch-size", "8"], world_size=4)
+    by_chunks = flags.parse(
+        [*SMALL, *PP2, "--num-virtual-stages-per-pipeline-rank", "2", "--global-batch-size", "8"], world_size=4
+    )
+    for run in (by_layers, by_chunks):
+        assert (run.virtual_stages, run.layers_per_chunk, run.data_parallel_size, run.num_microbatches) == (2, 1, 2, 2)
+    assert flags.parse([*SMALL, *INTERLEAVED, "2"], world_size=2).virtual_stages == 1
+
+
+def test_selective_recomputation_has_two_names():
+    by_switch = flags.parse([*SMALL, "--recompute-activations"], world_size=1)
+    assert by_switch == flags.parse([*SMALL, "--recompute-granularity", "selective"], world_size=1)
+    assert by_switch.model.recompute_granularity == "selective"
 
 
 def test_required_flags_are_asked_for():
