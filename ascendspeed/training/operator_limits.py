@@ -5,7 +5,6 @@ Its limits are written in the operator alone. Tensors without storage are enough
 
 import torch
 
-from ascendspeed.integrations.megatron.attention import AscendDotProductAttention
 from ascendspeed.integrations.megatron.heads import local_heads
 from ascendspeed.integrations.megatron.masks import plan_attention
 from ascendspeed.ops import flash_attention_score
@@ -34,7 +33,7 @@ def check(run: RunConfig) -> None:
             key,
             key,
             heads.head_num,
-            AscendDotProductAttention.layout,
+            plan.layout,
             atten_mask=plan.atten_mask,
             scale=m.head_size**-0.5,
             keep_prob=1 - m.attention_dropout,

@@ -1,17 +1,15 @@
 """What the attention layers of a model really run, printed and proven before training; a layer that lies stops the job.
 
 Each distinct configuration computes small cases through its own forward and is held against the dense float64
-reference under the mask Megatron's words mean, which is stated here a second time on purpose. A wrong mask trains
-without complaint; here it does not start.
+reference under the mask Megatron's words mean, which `contract_cases` states a second time on purpose. A wrong mask
+trains without complaint; here it does not start.
 
 # B batch, N query heads and G key/value groups of this rank, D head size, S Sq/Skv length, off = Skv - Sq
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,14 +17,12 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ascendspeed.integrations.megatron.attention import AscendDotProductAttention
+from ascendspeed.integrations.megatron.contract_cases import ContractCase, cases, dtype_of, reaches_the_edges
 from ascendspeed.integrations.megatron.masks import MAPPING, MappingRow
 from ascendspeed.ops import active_isa, dropout_gen_mask, reference
 
-__all__ = ["AttentionContractError", "excluded_by_megatron", "report_attention_contract"]
+__all__ = ["AttentionContractError", "report_attention_contract"]
 
-LENGTH = 40
-BATCH = 3
-MOST_SCORES = 2**20  # per head; a window too wide for a case of this size is checked inside its edges only
 SEED = 20260  # of the case with dropout
 EPS32 = torch.finfo(torch.float32).eps
 
@@ -69,41 +65,6 @@ def report_attention_contract(model: torch.nn.Module, log: Callable[[str], None]
     return _conclude([part for part in ranks if part is not None], log)
 
 
-def excluded_by_megatron(
-    kind: str,
-    attention_mask: Tensor | None,
-    window_size: tuple[int, int] | None,
-    query_length: int,
-    key_length: int,
-) -> Tensor:
-    """The positions Megatron's words leave out: bool [1 or B, 1, Sq, Skv], element by element."""
-    i = torch.arange(query_length).view(-1, 1)
-    j = torch.arange(key_length).view(1, -1)
-    off = key_length - query_length
-    out = torch.zeros(1, 1, query_length, key_length, dtype=torch.bool)
-    if window_size is not None:
-        left, right = window_size
-        out = out | ((left >= 0) & (j < i + off - left)) | ((right >= 0) & (j > i + off + right))
-    if kind == "prefix":
-        assert attention_mask is not None
-        return out | ((j > i + off) & (j >= attention_mask.cpu().view(-1, 1, 1, 1)))
-    if kind == "padding_causal" or (kind == "causal" and attention_mask is None and window_size is None):
-        out = out | (j > i)
-    if kind == "causal_bottom_right":
-        out = out | (j > i + off)
-    return out if attention_mask is None else out | attention_mask.cpu()
-
-
-@dataclass(frozen=True)
-class _Case:
-    """Inputs in Megatron's [s, b, n, d], and the mask they are called with."""
-
-    query: Tensor
-    key: Tensor
-    value: Tensor
-    attention_mask: Tensor | None
-
-
 def _layers_and_rows(model: torch.nn.Module) -> Iterator[tuple[AscendDotProductAttention, MappingRow]]:
     layers = [module for module in model.modules() if isinstance(module, AscendDotProductAttention)]
     if not layers:
@@ -118,86 +79,26 @@ def _device(model: torch.nn.Module) -> torch.device:
     return next(model.parameters()).device
 
 
-def _dtype(attention: AscendDotProductAttention) -> torch.dtype:
-    config = attention.config
-    dtype: torch.dtype = torch.bfloat16 if config.bf16 else torch.float16 if config.fp16 else config.params_dtype
-    return dtype
-
-
 def _describe(attention: AscendDotProductAttention, row: MappingRow, device: torch.device) -> str:
-    case = next(_cases(attention, row, device))[1]
-    plan = attention.plan(case.query, case.key, case.attention_mask)
+    case = next(cases(attention, row, device))
+    plan = attention.plan(case.query, case.key, case.attention_mask, case.packed_seq_params)
     mask = "if a bool attention_mask is given"
     given = {"nothing": "with attention_mask None", "mask": mask, "lengths": "with prefix lengths"}[row.given]
+    given += " and packed_seq_params" if row.packed else ""
     window = "" if attention.window_size is None else f" window {attention.window_size}"
-    if attention.window_size is not None and _across(attention.window_size) is None:
+    if not reaches_the_edges(attention):
         window += " (too wide for the check to reach its edges)"
+    alibi = "" if attention.slopes is None else f" | ALiBi slopes {attention.slopes[0]:.6g}..{attention.slopes[-1]:.6g}"
     backend = f"cpu/{active_isa()}" if device.type == "cpu" else device.type
     return (
         f"mask {row.kind}{window} {given}"
-        f" | layout {attention.layout} sparse_mode {plan.sparse_mode}"
+        f" | layout {plan.layout} sparse_mode {plan.sparse_mode}"
         f" atten_mask {'none' if plan.atten_mask is None else list(plan.atten_mask.shape[-2:])}"
-        f" pre_tockens {plan.pre_tockens} next_tockens {plan.next_tockens}"
+        f" pre_tockens {plan.pre_tockens} next_tockens {plan.next_tockens}{alibi}"
         f" | scale {attention.scale:.6g} keep_prob {1 - attention.dropout:.6g}"
         f" | heads {attention.heads.head_num} groups {attention.heads.query_groups} of {attention.head_size}"
-        f" | {str(_dtype(attention)).removeprefix('torch.')} on {backend}"
+        f" | {str(dtype_of(attention)).removeprefix('torch.')} on {backend}"
     )
-
-
-def _cases(attention: AscendDotProductAttention, row: MappingRow, device: torch.device) -> Iterator[tuple[str, _Case]]:
-    """First random numbers: head order, scale, gradients. Then probes, which read the mask exactly.
-
-    In a probe all scores are 0, so every seen key weighs the same, and the columns of the values are the unit vectors
-    of some keys: an output is zero if and only if its query does not see its key. No rounding hides a single key.
-    """
-    generator = torch.Generator().manual_seed(20260)
-    query_length, key_length = _lengths(row.kind, attention.window_size)
-    heads, size = attention.heads, attention.head_size
-    mask = _sample_mask(row, query_length, key_length, generator)
-
-    def on_device(tensor: Tensor) -> Tensor:
-        return tensor.to(device, _dtype(attention))
-
-    query, key, value = (
-        torch.randn(length, BATCH, n, size, generator=generator)
-        for length, n in (
-            (query_length, heads.head_num),
-            (key_length, heads.query_groups),
-            (key_length, heads.query_groups),
-        )
-    )
-    mask = None if mask is None else mask.to(device)
-    random = _Case(on_device(query), on_device(key), on_device(value), mask)
-    yield "random", random
-    if attention.dropout > 0:
-        yield "dropout", random
-    edges = torch.arange(key_length)
-    for keys in (edges if key_length <= 128 else torch.cat([edges[:48], edges[-48:]])).split(size):
-        unit = torch.zeros_like(value)
-        unit[keys, :, :, torch.arange(len(keys))] = 1.0
-        yield "probe", _Case(on_device(torch.zeros_like(query)), on_device(key), on_device(unit), mask)
-
-
-def _lengths(kind: str, window_size: tuple[int, int] | None) -> tuple[int, int]:
-    across = None if window_size is None else _across(window_size)
-    return across or (LENGTH, LENGTH + 8 if kind == "causal_bottom_right" else LENGTH)
-
-
-def _across(window_size: tuple[int, int]) -> tuple[int, int] | None:
-    """Lengths with queries on both sides of both edges of the window; None if they would make too large a case."""
-    left, right = (max(0, side) for side in window_size)
-    query_length, key_length = right + 16, right + left + 24
-    return (query_length, key_length) if query_length * key_length <= MOST_SCORES else None
-
-
-def _sample_mask(row: MappingRow, query_length: int, key_length: int, generator: torch.Generator) -> Tensor | None:
-    if row.given == "nothing":
-        return None
-    if row.given == "lengths":
-        return torch.tensor([0, key_length // 3, key_length])[:BATCH]
-    mask = torch.rand(BATCH, 1, query_length, key_length, generator=generator) < 0.4
-    mask.diagonal(dim1=-2, dim2=-1).fill_(False)  # every query sees a key: rows without one are the operator's tests'
-    return mask
 
 
 def _check(attention: AscendDotProductAttention, row: MappingRow, device: torch.device) -> tuple[str, bool]:
@@ -216,36 +117,33 @@ def _worst_errors(attention: AscendDotProductAttention, row: MappingRow, device:
     config = attention.config
     scale = config.kv_channels**-0.5 if config.softmax_scale is None else config.softmax_scale  # not the layer's word
     worst_forward = worst_backward = 0.0
-    for name, case in _cases(attention, row, device):
+    for case in cases(attention, row, device):
         # the leaves are copies: a case must not be changed by its own check
         query, key, value = (t.detach().clone().requires_grad_() for t in (case.query, case.key, case.value))
-        n, d, batch = attention.heads.head_num, attention.head_size, query.shape[1]
-        dropped: dict[str, Any] = {}
+        n, d = attention.heads.head_num, attention.head_size
+        packed = case.packed_seq_params
+        problem: dict[str, Any] = {"mask": case.excluded, "shift": case.shift, "shift_in_scale": False}
         with torch.enable_grad():
-            if name == "dropout":
-                plan, keep_prob = attention.plan(query, key, case.attention_mask), 1 - attention.dropout
+            if case.name == "dropout":
+                plan, keep_prob = attention.plan(query, key, case.attention_mask, packed), 1 - attention.dropout
                 output = attention.attend(query, key, value, plan, keep_prob=keep_prob, seed=SEED)
-                sizes = (batch, n, query.shape[0], key.shape[0])
-                bits = dropout_gen_mask(query, math.prod(sizes), keep_prob, SEED).cpu()
-                dropped = {"keep": reference.kept(bits, *sizes), "keep_prob": keep_prob}
+                problem |= {"keep": _kept(case, keep_prob), "keep_prob": keep_prob}
             else:
-                output = attention(query, key, value, case.attention_mask)
+                output = attention(query, key, value, case.attention_mask, packed_seq_params=packed)
+        if packed is not None:
+            output = output.unsqueeze(1)
         got = output.detach().unflatten(2, (n, d)).permute(1, 2, 0, 3).cpu().double()
         q, k, v = (t.detach().cpu().permute(1, 2, 0, 3) for t in (query, key, value))
-        mask = excluded_by_megatron(
-            row.kind, case.attention_mask, attention.window_size, query.shape[0], key.shape[0]
-        ).expand(batch, n, query.shape[0], key.shape[0])
-        expected = reference.attention(q, k, v, scale=scale, mask=mask, **dropped).attention_out
-        tolerance = _tolerance(q, k, scale, query.dtype)
+        forward = reference.attention(q, k, v, scale=scale, **problem)
+        tolerance = _tolerance(q, k, scale, query.dtype, case.shift)
         # element by element: what rounding of probabilities and output can move; exactly 0 where nothing is seen
-        bound = tolerance * reference.attention(q, k, v.abs(), scale=scale, mask=mask, **dropped).attention_out
-        error = (got - expected).abs()
-        worst_forward = max(worst_forward, _ratio(error, bound))
-        if name != "probe":
+        bound = tolerance * reference.attention(q, k, v.abs(), scale=scale, **problem).attention_out
+        worst_forward = max(worst_forward, _ratio((got - forward.attention_out).abs(), bound))
+        if case.name != "probe":
             output_grad = torch.randn(output.shape, generator=torch.Generator().manual_seed(1)).to(output)
             output.backward(output_grad)
             dy = output_grad.unflatten(2, (n, d)).permute(1, 2, 0, 3).cpu()
-            gradients = reference.attention_grad(q, k, v, dy, scale=scale, mask=mask, **dropped)
+            gradients = reference.attention_grad(q, k, v, dy, scale=scale, forward=forward, **problem)
             for leaf, want in zip((query, key, value), gradients[:3], strict=True):
                 assert leaf.grad is not None
                 off_by = (leaf.grad.permute(1, 2, 0, 3).cpu().double() - want).abs().max()
@@ -253,15 +151,33 @@ def _worst_errors(attention: AscendDotProductAttention, row: MappingRow, device:
     return worst_forward, worst_backward
 
 
-def _tolerance(query: Tensor, key: Tensor, scale: float, dtype: torch.dtype) -> float:
+def _kept(case: ContractCase, keep_prob: float) -> Tensor:
+    """The dropout mask of SEED, bool [B, N, Sq, Skv]; in a packed batch the bits of the documents lie end to end."""
+    batch, n, query_length, key_length = case.excluded.shape
+    spans = case.documents or ((query_length, key_length),)
+    numbers = batch * n * sum(queries * keys for queries, keys in spans)
+    bits = dropout_gen_mask(case.query, numbers, keep_prob, SEED).cpu()
+    keep = torch.zeros(case.excluded.shape, dtype=torch.bool)
+    first = row = column = 0
+    for queries, keys in spans:
+        own = reference.kept(bits, batch, n, queries, keys, first=first)
+        keep[:, :, row : row + queries, column : column + keys] = own
+        first, row, column = first + own.numel(), row + queries, column + keys
+    return keep
+
+
+def _tolerance(query: Tensor, key: Tensor, scale: float, dtype: torch.dtype, shift: Tensor | None) -> float:
     """Relative error of P V: the dtype's rounding of P and of the output, and float32 sums of D and Skv terms.
 
-    A score is off by at most ds = D eps sum|q k| scale, which moves a probability by at most 2 ds of itself.
-    Gradients, held to twice this of their largest element, pass through a few more such sums and roundings.
+    A score is off by at most ds = D eps sum|q k| scale, and by eps of what ALiBi adds in its product and in its sum;
+    that moves a probability by at most 2 ds of itself. Gradients, held to twice this of their largest element, pass
+    through a few more such sums and roundings.
     """
     groups = query.shape[1] // key.shape[1]
     magnitude = query.double().abs() @ key.double().abs().repeat_interleave(groups, dim=1).mT
     ds = query.shape[-1] * EPS32 * float(magnitude.max()) * scale
+    if shift is not None:
+        ds += 2 * EPS32 * float(shift.abs().max())
     return torch.finfo(dtype).eps + 2 * ds + key.shape[2] * EPS32
 
 

@@ -20,8 +20,9 @@ from megatron.core.transformer.transformer_layer import TransformerLayer, Transf
 
 from ascendspeed.integrations.megatron.attention import AscendDotProductAttention
 from ascendspeed.integrations.megatron.heads import local_heads
-from ascendspeed.integrations.megatron.masks import MASK_KINDS
 from ascendspeed.integrations.megatron.norm import norm_class
+from ascendspeed.integrations.megatron.plan_memo import PlanMemo
+from ascendspeed.integrations.megatron.refusals import check_masks
 from ascendspeed.integrations.megatron.versions import num_layers_to_build
 
 __all__ = ["get_gpt_layer_spec"]
@@ -31,6 +32,7 @@ def get_gpt_layer_spec(
     config: TransformerConfig,
     *,
     mask: str = "causal",
+    alibi: bool = False,
     core_attention: type[torch.nn.Module] = AscendDotProductAttention,
     vp_stage: int | None = None,
     pp_rank: int | None = None,
@@ -44,29 +46,35 @@ def get_gpt_layer_spec(
         config: the model. Read here: normalization, qk_layernorm, num_layers and the pipeline fields.
         mask: what each position may attend to: the name of an AttnMaskType, or "prefix". docs/megatron.md says what
             each expects as attention_mask; "causal" expects None, "prefix" an int64 tensor of one length per sample.
+            A window comes from config.window_size and config.window_attn_skip_freq.
+        alibi: position by ALiBi's slopes in every layer; GPTModel then gets position_embedding_type="none".
         core_attention: the core attention module; Megatron's own DotProductAttention fits too.
         vp_stage, pp_rank: as in Megatron's get_gpt_decoder_block_spec; None reads parallel_state.
 
     Raises:
-        ValueError: mask or config.normalization is not one we know; heads, groups and ranks do not divide.
+        ValueError: mask or config.normalization is not one we know; heads, groups and ranks do not divide; the mask
+            cannot have the config's window; alibi with a core_attention that has none.
         NotImplementedError: config asks for experts, multi-latent attention or fused norms.
     """
-    if mask not in MASK_KINDS:
-        raise ValueError(f"mask={mask!r} is not one of {', '.join(MASK_KINDS)}")
+    check_masks(config, mask)
     if config.num_moe_experts is not None:
         raise NotImplementedError(f"num_moe_experts={config.num_moe_experts} is not supported yet: dense layers only")
     if config.multi_latent_attention:
         raise NotImplementedError("multi_latent_attention=True is not supported yet")
     local_heads(config.num_attention_heads, config.num_query_groups, config.tensor_model_parallel_size)  # or refuses
     norm = norm_class(config)
-    ours = issubclass(core_attention, AscendDotProductAttention)
+    params: dict[str, object] = {}
+    if issubclass(core_attention, AscendDotProductAttention):
+        params = {"mask": mask, "alibi": alibi, "plans": PlanMemo()}
+    elif alibi:
+        raise ValueError(f"alibi=True: core_attention={core_attention.__name__} has no ALiBi")
     attention = ModuleSpec(
         module=SelfAttention,
         # Megatron has no type for a prefix; "arbitrary" is its word for a mask that it does not know
         params={"attn_mask_type": AttnMaskType.arbitrary if mask == "prefix" else AttnMaskType[mask]},
         submodules=SelfAttentionSubmodules(
             linear_qkv=ColumnParallelLinear,
-            core_attention=ModuleSpec(module=core_attention, params={"mask": mask} if ours else {}),
+            core_attention=ModuleSpec(module=core_attention, params=params),
             linear_proj=RowParallelLinear,
             q_layernorm=norm if config.qk_layernorm else IdentityOp,
             k_layernorm=norm if config.qk_layernorm else IdentityOp,

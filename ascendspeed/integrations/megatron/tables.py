@@ -35,15 +35,16 @@ def filled(document: str) -> str:
 
 def mapping_table() -> str:
     """What a layer's mask and its attention_mask argument become, as Markdown."""
-    given = {"nothing": "None", "mask": "bool, True = left out", "lengths": "int64 [B]"}
+    given = {"nothing": "None", "mask": "bool, True = left out", "lengths": "int64 [B or documents]"}
     tensors = {None: "none", 1: "[B, 1, Sq, Skv]", 6: "[3072, 2048]"}
     return _markdown(
-        ("mask", "attention_mask", "window_size", "sparse_mode", "atten_mask", "keys query i sees"),
+        ("mask", "attention_mask", "window_size", "packed", "sparse_mode", "atten_mask", "keys query i sees"),
         (
             (
                 row.kind,
                 given[row.given],
                 "(left, right)" if row.window else "None",
+                "yes" if row.packed else "no",
                 "0, unused" if row.sparse_mode is None else str(row.sparse_mode),
                 tensors.get(row.sparse_mode, "[2048, 2048]"),
                 row.keeps,

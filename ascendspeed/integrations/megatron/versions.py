@@ -9,7 +9,7 @@ from megatron.core import parallel_state
 from megatron.core.transformer.transformer_block import get_num_layers_to_build
 from megatron.core.transformer.transformer_config import TransformerConfig
 
-__all__ = ["layer_window", "num_layers_to_build", "setting", "tensor_parallel_size"]
+__all__ = ["layer_window", "num_layers_to_build", "setting", "tensor_parallel_rank", "tensor_parallel_size"]
 
 
 def setting(config: TransformerConfig, field: str) -> Any:
@@ -33,6 +33,13 @@ def tensor_parallel_size(process_groups: Any) -> int:
     if process_groups is None:
         return int(parallel_state.get_tensor_model_parallel_world_size())
     return int(process_groups.tp.size())
+
+
+def tensor_parallel_rank(process_groups: Any) -> int:
+    """This rank among those that share the heads, as `tensor_parallel_size` finds them."""
+    if process_groups is None:
+        return int(parallel_state.get_tensor_model_parallel_rank())
+    return int(process_groups.tp.rank())
 
 
 def layer_window(config: TransformerConfig, layer_number: int) -> tuple[int, int] | None:

@@ -4,11 +4,13 @@ import types
 
 import pytest
 import torch
-from megatron.core.packed_seq_params import PackedSeqParams
 from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.transformer_config import TransformerConfig
 
-from ascendspeed.integrations.megatron import AscendDotProductAttention
+from ascendspeed.integrations.megatron import AscendDotProductAttention, get_gpt_layer_spec
+from ascendspeed.integrations.megatron.alibi import alibi_slopes
+from ascendspeed.integrations.megatron.contract_cases import packed_params
+from ascendspeed.ops import reference
 from tests.support.device import DEVICE
 
 HEADS, SIZE, LENGTH, BATCH = 4, 8, 6, 2
@@ -21,7 +23,7 @@ def config(**fields) -> TransformerConfig:
 
 
 def attention(mask_type=AttnMaskType.causal, ranks=1, layer_number=1, fields=None, **arguments):
-    groups = types.SimpleNamespace(tp=types.SimpleNamespace(size=lambda: ranks))
+    groups = types.SimpleNamespace(tp=types.SimpleNamespace(size=lambda: ranks, rank=lambda: ranks - 1))
     return AscendDotProductAttention(
         config(**(fields or {})), layer_number, mask_type, "self", pg_collection=groups, **arguments
     )
@@ -47,6 +49,31 @@ def test_what_is_missing_is_refused_when_the_model_is_built(fields, message):
         attention(fields=fields)
 
 
+@pytest.mark.parametrize(
+    ("mask", "fields", "message"),
+    [
+        ("diagonal", {}, "mask='diagonal' is not one of no_mask, causal"),
+        ("prefix", {"window_size": (3, 0)}, r"window_size=\(3, 0\): mask 'prefix' has no window"),
+        ("causal", {"window_size": (3, 1)}, r"window_size=\(3, 1\) looks 1 keys ahead"),
+        ("causal", {"window_size": (3, 0, 0)}, r"window_size=\(3, 0, 0\): \(left, right\)"),
+        ("causal", {"window_size": (-2, 0)}, r"window_size=\(-2, 0\): \(left, right\)"),
+        ("causal", {"window_attn_skip_freq": 2}, "window_attn_skip_freq=2 has no effect without window_size"),
+        (
+            "causal",
+            {"window_size": (3, 0), "window_attn_skip_freq": [1]},
+            r"window_attn_skip_freq=\[1\] has 1 entries for num_layers=2",
+        ),
+        ("causal", {"window_size": (3, 0), "window_attn_skip_freq": 0}, "window_attn_skip_freq=0 is less than 1"),
+    ],
+)
+def test_a_mask_that_cannot_be_is_refused_when_the_model_is_built(mask, fields, message):
+    """By the layer and by the spec, before a weight is made; also where only other layers have the window."""
+    with pytest.raises(ValueError, match=message):
+        attention(fields=fields, mask=mask)
+    with pytest.raises(ValueError, match=message):
+        get_gpt_layer_spec(config(**fields), mask=mask, pp_rank=0)
+
+
 def test_the_dropout_argument_counts_before_the_config():
     assert attention(fields={"attention_dropout": 0.1}).dropout == 0.1
     assert attention(fields={"attention_dropout": 0.1}, attention_dropout=0.0).dropout == 0.0
@@ -66,22 +93,86 @@ def test_dropout_acts_in_training_only():
     assert torch.equal(module.eval()(*inputs(), None), expected)
 
 
+def test_decoding_is_refused():
+    with pytest.raises(NotImplementedError, match=r"built for AttnMaskType\.causal"):
+        attention()(*inputs(), None, AttnMaskType.no_mask)
+
+
+DOCUMENTS = ((LENGTH, LENGTH),) * BATCH  # the samples of `inputs`, end to end
+
+
+def end_to_end(tensor: torch.Tensor) -> torch.Tensor:
+    """[b * s, n, d] of [s, b, n, d]: the samples one after the other."""
+    return tensor.transpose(0, 1).flatten(0, 1)
+
+
+@pytest.mark.parametrize("squeezed", [True, False], ids=["[t, n, d]", "[t, 1, n, d]"])
+def test_packed_documents_are_attended_to_one_by_one(squeezed):
+    module = attention()
+    expected = end_to_end(module(*inputs(), None))
+    packed = [end_to_end(tensor) if squeezed else end_to_end(tensor).unsqueeze(1) for tensor in inputs()]
+    got = module(*packed, None, packed_seq_params=packed_params(DOCUMENTS))
+    assert got.shape == (BATCH * LENGTH, HEADS * SIZE)
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-6)  # a few roundings of numbers around 1
+
+
+def test_what_packed_tensors_look_like_is_checked():
+    with pytest.raises(ValueError, match=r"shape \[6, 2, 4, 8\] with packed_seq_params; it must be \[t, n, d\]"):
+        attention()(*inputs(), None, packed_seq_params=packed_params(((LENGTH, LENGTH),)))
+
+
+@pytest.mark.parametrize("shape", [(BATCH, HEADS, LENGTH, LENGTH), (1, HEADS, LENGTH, LENGTH), (1, 1, 1, LENGTH)])
+def test_an_attention_bias_is_added_to_the_scaled_scores(shape):
+    bias = torch.randn(shape, generator=torch.Generator().manual_seed(9)).to(DEVICE).requires_grad_(DEVICE == "cpu")
+    query, key, value = inputs()
+    got = attention()(query, key, value, None, attention_bias=bias).unflatten(2, (HEADS, SIZE)).permute(1, 2, 0, 3)
+    full = (BATCH, HEADS, LENGTH, LENGTH)
+    expected = reference.attention(
+        *(t.permute(1, 2, 0, 3).cpu() for t in (query, key, value)),
+        scale=SIZE**-0.5,
+        mask=torch.ones(full, dtype=torch.bool).triu(1),
+        shift=bias.detach().cpu().double().expand(full),
+        shift_in_scale=False,
+    ).attention_out
+    torch.testing.assert_close(got.detach().cpu().double(), expected, rtol=0, atol=1e-5)
+    if bias.requires_grad:
+        got.sum().backward()
+        assert bias.grad.abs().max() > 0
+
+
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("settings", "arguments", "error", "message"),
     [
-        ({"packed_seq_params": PackedSeqParams()}, "packed_seq_params is not supported yet"),
-        ({"attention_bias": torch.zeros(1)}, "attention_bias is not supported yet"),
-        ({"attn_mask_type": AttnMaskType.no_mask}, "built for AttnMaskType.causal"),
+        (
+            {},
+            {"attention_bias": torch.zeros(1, 3, 6, 6)},
+            ValueError,
+            r"attention_bias has shape \[1, 3, 6, 6\]; it must",
+        ),
+        ({}, {"attention_bias": torch.zeros(6, 6)}, ValueError, r"attention_bias has shape \[6, 6\]"),
+        (
+            {"alibi": True},
+            {"attention_bias": torch.zeros(1, 1, 6, 6)},
+            NotImplementedError,
+            "attention_bias in a layer with ALiBi",
+        ),
     ],
 )
-def test_what_is_missing_is_refused_when_called(arguments, message):
-    with pytest.raises(NotImplementedError, match=message):
-        attention()(*inputs(), None, **arguments)
+def test_a_bias_that_cannot_be_added_is_refused(settings, arguments, error, message):
+    with pytest.raises(error, match=message):
+        attention(**settings)(*inputs(), None, **arguments)
 
 
-def test_an_unknown_mask_is_refused():
-    with pytest.raises(ValueError, match="mask='diagonal' is not one of no_mask, causal"):
-        attention(mask="diagonal")
+def test_a_bias_of_packed_documents_is_refused():
+    packed = [end_to_end(tensor) for tensor in inputs()]
+    with pytest.raises(NotImplementedError, match="attention_bias with packed_seq_params"):
+        attention()(*packed, None, None, torch.zeros(1, 1, 12, 12), packed_params(DOCUMENTS))
+
+
+def test_a_rank_has_the_slopes_of_its_own_heads():
+    assert attention(alibi=True).slopes == alibi_slopes(HEADS)
+    assert attention(ranks=2, alibi=True).slopes == alibi_slopes(HEADS)[2:]
+    assert attention().slopes is None
 
 
 def test_heads_that_do_not_divide_are_refused():

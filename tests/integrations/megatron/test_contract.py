@@ -32,10 +32,14 @@ LAYERS = [
     ("arbitrary", {}),
     ("prefix", {"num_query_groups": 1}),
     ("prefix", {"bf16": True, "apply_query_key_layer_scaling": True, "attention_softmax_in_fp32": True}),
+    ("causal", {"alibi": True, "bf16": True}),
+    ("causal", {"alibi": True, "window_size": (300, 0), "attention_dropout": 0.2}),
+    ("prefix", {"alibi": True, "attention_dropout": 0.1}),
+    ("causal", {"window_size": (4, 0), "window_attn_skip_freq": 2}),
 ]
 
 
-def _model(mask: str, **fields):
+def _model(mask: str, alibi: bool = False, **fields):
     from megatron.core.models.gpt import GPTModel
     from megatron.core.transformer.transformer_config import TransformerConfig
 
@@ -51,7 +55,8 @@ def _model(mask: str, **fields):
         **fields,
     }
     config = TransformerConfig(**settings)
-    gpt = GPTModel(config, get_gpt_layer_spec(config, mask=mask), vocab_size=16, max_sequence_length=8)
+    spec = get_gpt_layer_spec(config, mask=mask, alibi=alibi)
+    gpt = GPTModel(config, spec, vocab_size=16, max_sequence_length=8)
     return gpt.to(devices.current().current_device())
 
 
@@ -69,11 +74,38 @@ def _report_each(layers) -> list[tuple[list[str], list[str], bool]]:
 
 
 def _lie(change: dict) -> None:
-    """From now on every layer of this process gets a plan that differs from the table's in these fields."""
+    """From now on every layer of this process gets a plan that differs from the table's in these fields.
+
+    A value that is a function makes the new one from the plan; with "layout" only plans of that layout are changed.
+    """
     from ascendspeed.integrations.megatron import attention
 
-    truth = masks.plan_attention
-    attention.plan_attention = lambda *args, **kwargs: dataclasses.replace(truth(*args, **kwargs), **change)
+    only = change.get("layout")
+    changes = {field: value for field, value in change.items() if field not in {"scale", "layout"}}
+
+    def lying(*args, **kwargs):
+        plan = masks.plan_attention(*args, **kwargs)
+        if only is not None and plan.layout != only:
+            return plan
+        return dataclasses.replace(plan, **{f: v(plan) if callable(v) else v for f, v in changes.items()})
+
+    attention.plan_attention = lying
+
+
+def no_prefix(plan):
+    return (0,) * len(plan.prefix)
+
+
+def prefix_of_the_next(plan):
+    return plan.prefix[1:] + plan.prefix[:1]
+
+
+def one_document(plan):
+    return plan.actual_seq_qlen[-1:]
+
+
+def slopes_backwards(plan):
+    return plan.pse.flip(0)
 
 
 def _caught(wrong: dict) -> dict[str, str]:
@@ -85,7 +117,7 @@ def _caught(wrong: dict) -> dict[str, str]:
         if "scale" in change:
             for layer in model.decoder.layers:
                 layer.self_attention.core_attention.scale *= change["scale"]
-        _lie({field: value for field, value in change.items() if field != "scale"})
+        _lie(change)
         try:
             contract.report_attention_contract(model, lambda line: None)
             said[name] = ""
@@ -97,7 +129,7 @@ def _caught(wrong: dict) -> dict[str, str]:
 def _one_rank_lies(liar: int) -> None:
     initialize()
     if dist.get_rank() == liar:
-        _lie({"prefix": (0, 0, 0)})
+        _lie({"prefix": no_prefix})
     model = _model("prefix")
     try:
         contract.report_attention_contract(model, lambda line: None)
@@ -133,6 +165,8 @@ SAID = [
         {"num_query_groups": 1},
         ["with prefix lengths", "sparse_mode 6", "atten_mask [3072, 2048]", "groups 1"],
     ),
+    ("causal", {"alibi": True, "bf16": True}, ["ALiBi slopes 0.25..0.0625"]),
+    ("causal", {"alibi": True, "window_size": (300, 0), "attention_dropout": 0.2}, ["too wide for the check"]),
 ]
 
 
@@ -141,6 +175,20 @@ def test_the_line_says_what_runs(reports, mask, fields, words):
     lines, logged, _ = reports[0][LAYERS.index((mask, fields))]
     assert logged == lines
     assert all(word in lines[0] for word in words), lines[0]
+
+
+def test_packed_documents_have_a_line_of_their_own(reports):
+    lines = reports[0][LAYERS.index(("causal", WINDOWED))][0]
+    packed = [line for line in lines if "packed_seq_params" in line]
+    assert len(packed) == 1
+    assert "layout TND sparse_mode 4" in packed[0]
+    assert "pre_tockens 4" in packed[0]
+
+
+def test_interleaved_layers_have_lines_of_their_own(reports):
+    lines = reports[0][LAYERS.index(("causal", {"window_size": (4, 0), "window_attn_skip_freq": 2}))][0]
+    assert "layers 1 | mask causal window (4, 0) with attention_mask None | layout SBH sparse_mode 4" in lines[0]
+    assert any("layers 2 | mask causal with attention_mask None | layout SBH sparse_mode 2" in line for line in lines)
 
 
 def test_only_rank_0_prints_and_no_generator_moves(reports):
@@ -155,11 +203,21 @@ WRONG = {
     "a window of 3000 one key too wide": ("causal", {"window_size": (3000, 0), **BF16}, {"pre_tockens": 3001}),
     "a window of 3000 one key too narrow": ("causal", {"window_size": (3000, 0), **BF16}, {"pre_tockens": 2999}),
     "a window ignored": ("causal", {"window_size": (3000, 0), **BF16}, {"sparse_mode": 3}),
-    "prefix as causal": ("prefix", BF16, {"prefix": (0, 0, 0)}),
-    "prefix of another sample": ("prefix", BF16, {"prefix": (13, 0, 40)}),
+    "prefix as causal": ("prefix", BF16, {"prefix": no_prefix}),
+    "prefix of another sample": ("prefix", BF16, {"prefix": prefix_of_the_next, "layout": "SBH"}),
+    "prefix as causal in packed documents": ("prefix", BF16, {"prefix": no_prefix, "layout": "TND"}),
     "bottom-right causal aligned top-left": ("causal_bottom_right", BF16, {"sparse_mode": 2}),
     "padding ignored": ("padding", BF16, {"atten_mask": None}),
     "scale divided by the layer number": ("causal", BF16, {"scale": 0.5}),
+    "packed documents as one": (
+        "causal",
+        BF16,
+        {"actual_seq_qlen": one_document, "actual_seq_kvlen": one_document, "layout": "TND"},
+    ),
+    "a packed window one key too wide": ("causal", WINDOWED | BF16, {"pre_tockens": 5, "layout": "TND"}),
+    "no ALiBi": ("causal", {"alibi": True, **BF16}, {"pse": None, "pse_type": 1}),
+    "ALiBi of other heads": ("causal", {"alibi": True, **BF16}, {"pse": slopes_backwards}),
+    "ALiBi of the root of the distance": ("causal", {"alibi": True, **BF16}, {"pse_type": 3}),
 }
 
 

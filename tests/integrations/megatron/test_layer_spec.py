@@ -25,7 +25,8 @@ def layer(**fields):
 def test_every_mask_reaches_the_attention(mask):
     attention = get_gpt_layer_spec(config(), mask=mask, pp_rank=0).submodules.layer_specs[0].submodules.self_attention
     assert attention.submodules.core_attention.module is AscendDotProductAttention
-    assert attention.submodules.core_attention.params == {"mask": mask}
+    params = attention.submodules.core_attention.params
+    assert (params["mask"], params["alibi"]) == (mask, False)
     expected = AttnMaskType.arbitrary if mask == "prefix" else AttnMaskType[mask]
     assert attention.params == {"attn_mask_type": expected}
 

@@ -1,0 +1,117 @@
+"""A batch's plan is made once for each kind of layer, and never handed out for another batch."""
+
+import copy
+import pickle
+import types
+
+import pytest
+import torch
+from megatron.core.transformer.enums import AttnMaskType
+from megatron.core.transformer.transformer_config import TransformerConfig
+
+from ascendspeed.integrations.megatron import AscendDotProductAttention, attention
+from ascendspeed.integrations.megatron.contract_cases import packed_params
+from ascendspeed.integrations.megatron.plan_memo import PlanMemo
+from tests.support.device import DEVICE
+
+LENGTH = 6
+
+
+def layers(mask: str, **fields) -> list[AscendDotProductAttention]:
+    """Four layers that share a memo, as those of a model do."""
+    config = TransformerConfig(num_layers=4, hidden_size=16, num_attention_heads=2, attention_dropout=0.0, **fields)
+    groups = types.SimpleNamespace(tp=types.SimpleNamespace(size=lambda: 1, rank=lambda: 0))
+    kind, plans = AttnMaskType.arbitrary if mask == "prefix" else AttnMaskType[mask], PlanMemo()
+    return [
+        AscendDotProductAttention(config, number, kind, "self", pg_collection=groups, mask=mask, plans=plans)
+        for number in range(1, 5)
+    ]
+
+
+@pytest.fixture
+def made(monkeypatch) -> list:
+    """Every plan that is made from now on."""
+    plans: list = []
+    truth = attention.plan_attention
+    monkeypatch.setattr(attention, "plan_attention", lambda *a, **k: plans.append(truth(*a, **k)) or plans[-1])
+    return plans
+
+
+def tensors(batch: int = 2, length: int = LENGTH) -> list[torch.Tensor]:
+    return [torch.randn(length, batch, 2, 8, device=DEVICE) for _ in range(3)]
+
+
+def call(model, mask, packed=None, **sizes) -> None:
+    for layer in model:
+        layer(*tensors(**sizes), mask, packed_seq_params=packed)
+
+
+def test_layers_of_one_kind_share_the_plan_of_a_batch(made):
+    model = layers("padding_causal")
+    mask = torch.zeros(2, 1, LENGTH, LENGTH, dtype=torch.bool, device=DEVICE)
+    call(model, mask)
+    assert len(made) == 1
+    call(model, mask.clone())  # the next batch
+    assert len(made) == 2
+
+
+def test_interleaved_windows_are_two_kinds(made):
+    model = layers("causal", window_size=(2, 0), window_attn_skip_freq=2)
+    for _ in range(3):
+        call(model, None)
+    assert [plan.sparse_mode for plan in made] == [4, 2]
+
+
+def test_a_mask_that_was_written_to_is_read_again(made):
+    model = layers("prefix")
+    lengths = torch.tensor([1, 2])
+    call(model, lengths)
+    lengths[0] = 3
+    call(model, lengths)
+    assert [plan.prefix for plan in made] == [(1, 2), (3, 2)]
+
+
+def test_packed_lengths_are_read_once_per_batch(made):
+    model = layers("causal")
+    for documents in (((4, 4), (8, 8)), ((5, 5), (7, 7))):
+        call(model, None, packed_params(documents), batch=1, length=12)
+    assert [plan.actual_seq_qlen for plan in made] == [(4, 12), (5, 12)]
+
+
+def test_packed_and_unpacked_batches_take_turns(made):
+    model = layers("causal")
+    call(model, None, batch=1)
+    call(model, None, packed_params(((LENGTH, LENGTH),)), batch=1)
+    call(model, None, batch=1)
+    assert [plan.layout for plan in made] == ["SBH", "TND", "SBH"]
+
+
+def test_another_length_is_another_plan(made):
+    mask = torch.zeros(1, 1, 1, LENGTH, dtype=torch.bool, device=DEVICE)
+    model = layers("padding")
+    call(model, mask, batch=2)
+    call(model, mask, batch=3)
+    assert [plan.atten_mask.shape[0] for plan in made] == [2, 3]
+
+
+def test_a_dead_masks_plan_is_not_its_successors(made):
+    """Python may give the next mask the address of the last."""
+    model = layers("padding")
+    for count in range(5):
+        call(model, torch.zeros(1, 1, 1, LENGTH, dtype=torch.bool, device=DEVICE))
+        assert len(made) == count + 1
+
+
+def test_inference_tensors_are_planned_every_time(made):
+    """torch does not count what is written to them."""
+    with torch.inference_mode():
+        mask = torch.zeros(1, 1, 1, LENGTH, dtype=torch.bool, device=DEVICE)
+        call(layers("padding"), mask)
+    assert len(made) == 4
+
+
+def test_a_model_can_be_copied_and_pickled():
+    model = torch.nn.ModuleList(layers("prefix"))
+    call(model, torch.tensor([1, 2]))
+    copy.deepcopy(model)
+    assert isinstance(pickle.loads(pickle.dumps(model[0]._plans)), PlanMemo)
