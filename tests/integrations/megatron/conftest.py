@@ -11,7 +11,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture
 def agreement_table(pytestconfig: pytest.Config) -> list:
-    """Append (model, {pair: loss error}, {pair: gradient error})."""
+    """Append (model, {pair: loss error}, {pair: gradient error}); a pair that a model lacks is an empty cell."""
     return pytestconfig.stash[_TABLE]
 
 
@@ -20,9 +20,9 @@ def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
     if not table:
         return
     terminalreporter.section("agreement: loss error, largest gradient error max|a-b| / max|b| of any tensor")
-    pairs = list(table[0][1])
+    pairs = list(dict.fromkeys(pair for _, losses, _ in table for pair in losses))
     terminalreporter.line("| model | " + " | ".join(pairs) + " |")
     terminalreporter.line("|---" * (len(pairs) + 1) + "|")
     for model, losses, gradients in table:
-        cells = (f"{losses[pair]:.1e}, {gradients[pair]:.1e}" for pair in pairs)
+        cells = (f"{losses[pair]:.1e}, {gradients[pair]:.1e}" if pair in losses else "" for pair in pairs)
         terminalreporter.line(f"| {model} | " + " | ".join(cells) + " |")

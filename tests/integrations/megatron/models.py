@@ -15,7 +15,6 @@ from megatron.core.distributed import DistributedDataParallel, DistributedDataPa
 from megatron.core.models.gpt import GPTModel
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from megatron.core.tensor_parallel.random import get_cuda_rng_tracker, model_parallel_cuda_manual_seed
-from megatron.core.transformer.dot_product_attention import DotProductAttention
 from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.module import Float16Module
 from megatron.core.transformer.transformer_config import TransformerConfig
@@ -24,26 +23,32 @@ from torch import Tensor
 from ascendspeed import device as devices
 from ascendspeed.device import cuda_shim
 from ascendspeed.integrations.megatron import AscendDotProductAttention, get_gpt_layer_spec
+from tests.integrations.megatron import mask_batches
+from tests.integrations.megatron.dense_attention import DenseAttention
+from tests.integrations.megatron.mask_batches import LENGTH
 
 __all__ = ["LENGTH", "Case", "Step", "draw_seeds", "initialize", "one_step", "step_of_each"]
 
-LAYERS, HIDDEN, VOCAB, LENGTH, BATCH, MICROBATCHES = 2, 64, 96, 24, 2, 2
-PREFIXES = ([5, 17], [0, 24])  # per micro-batch: in the middle, nothing, everything
+LAYERS, HIDDEN, VOCAB, BATCH, MICROBATCHES = 2, 64, 96, 2, 2
 
 
 @dataclass(frozen=True)
 class Case:
     """One model and the way it is computed."""
 
-    mask: str = "causal"  # or "prefix"
+    mask: str = "causal"  # the name of an AttnMaskType, or "prefix"
     groups: int = 4  # key/value heads, of 4 query heads
     dtype: torch.dtype = torch.float32
-    ours: bool = True  # False: Megatron's DotProductAttention, with a dense mask for "prefix"
+    ours: bool = True  # False: Megatron's DotProductAttention, with a dense mask
     ranks: int = 1  # tensor-parallel
     sequence_parallel: bool = False
     normalization: str = "LayerNorm"
     recompute: str | None = None  # "full" or "selective"
     dropout: float = 0.0  # of the attention
+    window: tuple[int, int] | None = None
+    interleaved: bool = False  # every second layer is without the window
+    packed: bool = False  # several documents in a sample
+    positions: str = "rope"  # or "learned_absolute", "alibi"
 
     def on(self, ranks: int, sequence_parallel: bool = False) -> "Case":
         return replace(self, ranks=ranks, sequence_parallel=sequence_parallel)
@@ -88,15 +93,26 @@ def one_step(case: Case) -> Step:
     """Forward and backward of the micro-batches through Megatron's schedule."""
     model_parallel_cuda_manual_seed(1)  # the generators of every case begin alike
     config = _config(case)
-    core_attention = AscendDotProductAttention if case.ours else DotProductAttention
+    # Megatron's own is given a dense mask for all but the causal triangle, which it makes itself, as it makes the
+    # windows of interleaved layers: those differ from layer to layer, and a mask is every layer's.
+    spec = get_gpt_layer_spec(config, mask=case.mask, alibi=case.positions == "alibi")
+    if not case.ours:
+        kind = "causal" if _megatron_masks(case) else "arbitrary"
+        spec = get_gpt_layer_spec(config, mask=kind, core_attention=DenseAttention)
     gpt = GPTModel(
         config,
-        get_gpt_layer_spec(config, mask=case.mask, core_attention=core_attention),
+        spec,
         vocab_size=VOCAB,
         max_sequence_length=LENGTH,
-        position_embedding_type="rope",
+        position_embedding_type="none" if case.positions == "alibi" else case.positions,
         share_embeddings_and_output_weights=False,
     ).to(devices.current().current_device())
+    if not case.ours:
+        for layer in gpt.decoder.layers:
+            if case.positions == "alibi":
+                layer.self_attention.core_attention.add_alibi()
+            if case.dropout:
+                layer.self_attention.core_attention.drop_by_the_operators_bits(case.dropout)
     weights = _set_weights(gpt)
     module = Float16Module(config, gpt) if config.bf16 else gpt
     model = DistributedDataParallel(config, DistributedDataParallelConfig(grad_reduce_in_fp32=True), module)
@@ -131,34 +147,49 @@ def _config(case: Case) -> TransformerConfig:
         hidden_dropout=0.0,
         masked_softmax_fusion=False,
         attention_softmax_in_fp32=True,
+        window_size=case.window if case.ours or case.interleaved else None,
+        window_attn_skip_freq=2 if case.interleaved else None,
         recompute_granularity=case.recompute,
         recompute_method="uniform" if case.recompute == "full" else None,
         recompute_num_layers=1 if case.recompute == "full" else None,
     )
 
 
-def _batches() -> list[tuple[Tensor, Tensor]]:
+def _megatron_masks(case: Case) -> bool:
+    """Whether Megatron's attention makes the case's mask itself."""
+    return case.mask == "causal" and not case.packed and (case.window is None or case.interleaved)
+
+
+def _batches() -> list[tuple[int, Tensor]]:
     generator = torch.Generator().manual_seed(5)
-    tokens = torch.randint(0, VOCAB, (MICROBATCHES, BATCH, LENGTH + 1), generator=generator)
-    return [(batch, torch.tensor(prefix)) for batch, prefix in zip(tokens, PREFIXES, strict=True)]
+    return list(enumerate(torch.randint(0, VOCAB, (MICROBATCHES, BATCH, LENGTH + 1), generator=generator)))
 
 
 def _forward(batch, model, case: Case):
-    tokens, prefix = batch
+    number, text = batch
     device = devices.current().current_device()
-    attention_mask = None
-    if case.mask == "prefix":
-        attention_mask = prefix if case.ours else _dense_prefix_mask(prefix).to(device)
-    tokens = tokens.to(device)
-    positions = torch.arange(LENGTH, device=device).expand(BATCH, -1)
-    losses = model(tokens[:, :-1], positions, attention_mask, labels=tokens[:, 1:])
+    tokens, labels, positions = text[:, :-1], text[:, 1:], mask_batches.positions(number, case.packed)
+    attention_mask, packed = mask_batches.attention_mask(case.mask, case.packed, number), None
+    if case.ours and case.packed:
+        packed = mask_batches.packed_seq_params(number)
+        tokens, labels, positions = (t.reshape(1, -1) for t in (tokens, labels, positions))
+    if not case.ours:
+        attention_mask = None
+        if not _megatron_masks(case):
+            attention_mask = mask_batches.dense_mask(case.mask, case.packed, case.window, number).to(device)
+        for module in model.modules():
+            if isinstance(module, DenseAttention):
+                module.attention_dropout.documents = mask_batches.document_lengths(number, case.packed)
+    elif attention_mask is not None and attention_mask.dtype == torch.bool:
+        attention_mask = attention_mask.to(device)
+    losses = model(
+        tokens.to(device),
+        positions.to(device),
+        attention_mask,
+        labels=labels.to(device),
+        packed_seq_params=packed,
+    )
     return losses, lambda output: (output.float().mean(), output.detach().float().mean())
-
-
-def _dense_prefix_mask(prefix: Tensor) -> Tensor:
-    """[B, 1, S, S], True = left out: key j is seen by query i if j <= i, or if it is in the sample's prefix."""
-    i, j = torch.arange(LENGTH).view(-1, 1), torch.arange(LENGTH)
-    return (j > i) & (j >= prefix.view(-1, 1, 1, 1))
 
 
 def _set_weights(model: torch.nn.Module) -> dict[str, Tensor]:
