@@ -43,6 +43,7 @@ def world(run: RunConfig) -> Iterator[Device]:
             tensor_model_parallel_size=run.parallel.tensor_model_parallel_size,
             pipeline_model_parallel_size=run.parallel.pipeline_model_parallel_size,
             virtual_pipeline_model_parallel_size=run.virtual_stages if run.virtual_stages > 1 else None,
+            create_gloo_process_groups=False,  # for checkpoints of a kind that is not used
         )
         _seed(run.training.seed)
         with warnings.catch_warnings():

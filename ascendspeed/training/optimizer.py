@@ -29,6 +29,7 @@ def build(run: RunConfig, model: list[DistributedDataParallel]) -> tuple[Megatro
             params_dtype=torch.bfloat16 if run.model.bf16 else torch.float32,
         ),
         model,
+        use_gloo_process_groups=False,
     )
     samples = run.global_batch_size
     scheduler = OptimizerParamScheduler(

@@ -2,11 +2,18 @@
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch.nn import functional as F
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from ascendspeed.training import flags
-from ascendspeed.training.model import transformer_config
+from ascendspeed.training.initialize import world
+from ascendspeed.training.model import build, build_chunk, transformer_config
 from tests.training.settings import SMALL
+
+INTERLEAVED = (
+    "--pipeline-model-parallel-size 2 --num-layers 4 --global-batch-size 4 --num-virtual-stages-per-pipeline-rank"
+)
 
 
 def config(more: str = ""):
@@ -40,6 +47,10 @@ def config(more: str = ""):
         ("", "params_dtype", torch.float32),
         ("--tensor-model-parallel-size 2 --sequence-parallel", "sequence_parallel", True),
         ("--recompute-granularity selective", "recompute_granularity", "selective"),
+        ("--pipeline-model-parallel-size 2", "pipeline_model_parallel_size", 2),
+        ("--pipeline-model-parallel-size 2", "virtual_pipeline_model_parallel_size", None),
+        (f"{INTERLEAVED} 2", "virtual_pipeline_model_parallel_size", 2),
+        (f"{INTERLEAVED} 2", "overlap_p2p_comm", True),
     ],
 )
 def test_a_flag_reaches_the_configuration(more, field, value):
@@ -51,3 +62,46 @@ def test_no_fused_kernel_is_asked_for():
     assert len(fusions) > 5
     wanted = {name for name, value in fusions.items() if value}
     assert not {name for name in wanted if name not in {"cross_entropy_fusion_impl"}}, wanted
+
+
+@pytest.mark.parametrize(
+    ("more", "field", "value"),
+    [
+        ("", "overlap_grad_reduce", False),
+        ("--overlap-grad-reduce", "overlap_grad_reduce", True),
+        ("--overlap-grad-reduce --ddp-bucket-size 999", "bucket_size", 999),
+        ("--use-distributed-optimizer", "use_distributed_optimizer", True),
+        ("--use-distributed-optimizer --overlap-grad-reduce --overlap-param-gather", "overlap_param_gather", True),
+        ("--bf16", "grad_reduce_in_fp32", True),
+        ("--bf16 --grad-reduce-in-bf16", "grad_reduce_in_fp32", False),
+    ],
+)
+def test_a_flag_reaches_the_gradient_buffers(more, field, value):
+    run = flags.parse([*SMALL, *more.split()], world_size=1)
+    with world(run) as device:
+        (chunk,) = build(run, device, vocab_size=100)
+    assert getattr(chunk.ddp_config, field) == value
+    assert (len(chunk.buffers[0].buckets) > 1) == ("--ddp-bucket-size" in more)
+
+
+@pytest.mark.parametrize("chunks", [1, 2])
+def test_all_stages_together_are_the_model_and_can_be_counted_without_memory(chunks):
+    """One layer after the other, one embedding, one output layer; every stage alone, as if the others were there."""
+    if dist.is_initialized():
+        dist.destroy_process_group()  # what an earlier run in this process has joined
+    layers, ends = [], []
+    for rank in range(2):
+        more = f"{INTERLEAVED} {chunks} --use-cpu-initialization".split()
+        run = flags.parse([*SMALL, *more], world_size=2)
+        dist.init_process_group("fake", rank=rank, world_size=2, store=FakeStore())
+        try:
+            with world(run), torch.device("meta"):
+                found = [build_chunk(run, transformer_config(run), 100, chunk) for chunk in range(chunks)]
+        finally:
+            dist.destroy_process_group()
+        assert all(parameter.is_meta for gpt in found for parameter in gpt.parameters())
+        layers.append([[layer.layer_number for layer in gpt.decoder.layers] for gpt in found])
+        ends.append([(gpt.pre_process, gpt.post_process) for gpt in found])
+    assert layers == {1: [[[1, 2]], [[3, 4]]], 2: [[[1], [3]], [[2], [4]]]}[chunks]
+    none, first, last = (False, False), (True, False), (False, True)
+    assert ends == {1: [[first], [last]], 2: [[first, none], [none, last]]}[chunks]
