@@ -15,12 +15,11 @@ from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
 
 from ascendspeed import device as devices
 from ascendspeed.device import Device, cuda_shim
+from ascendspeed.training import timeouts
 from ascendspeed.training.configs import RunConfig
 from ascendspeed.training.mistakes import Mistake
 
 __all__ = ["world"]
-
-_FOR_EVER = 10 * 365 * 86400  # seconds; torch has no other word for it
 
 
 @contextlib.contextmanager
@@ -69,13 +68,11 @@ def _tell_hccl(seconds: int) -> int:
 
     Returns torch's limit in seconds, which has to be the later one.
     """
-    # HCCL takes 120 to 7200 s for the time to connect.
-    os.environ.setdefault("HCCL_CONNECT_TIMEOUT", str(min(max(seconds, 120), 7200)))
-    hccl = os.environ.setdefault("HCCL_EXEC_TIMEOUT", str(seconds))
-    if not hccl.isdecimal():
-        raise Mistake(f"HCCL_EXEC_TIMEOUT={hccl} is not a whole number of seconds")
-    limit = int(hccl) or _FOR_EVER  # HCCL waits for ever if it is 0
-    return max(limit, seconds) + 60
+    try:
+        os.environ.update(timeouts.hccl_limits(seconds, os.environ))
+    except ValueError as error:
+        raise Mistake(str(error)) from None
+    return timeouts.torch_limit(seconds, os.environ)
 
 
 def _seed(seed: int) -> None:

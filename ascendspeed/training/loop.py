@@ -9,7 +9,7 @@ from ascendspeed.integrations.megatron.contract import report_attention_contract
 from ascendspeed.training import checkpoint, data, model, operator_limits, optimizer, save_folder
 from ascendspeed.training.configs import RunConfig
 from ascendspeed.training.initialize import world
-from ascendspeed.training.mistakes import on_rank_0
+from ascendspeed.training.mistakes import on_every_rank, on_rank_0
 from ascendspeed.training.report import Report, introduce
 from ascendspeed.training.step import gathered_parameters, train_step, validate
 
@@ -26,7 +26,8 @@ def train(run: RunConfig) -> None:
 def _train(run: RunConfig, device: Device) -> None:
     resumed = on_rank_0(lambda: save_folder.look_at(run))
     corpus = data.build(run)
-    on_rank_0(lambda: save_folder.claim(run, corpus.prepared))
+    claimed = on_rank_0(lambda: save_folder.claim(run, corpus.prepared))
+    on_every_rank(lambda: save_folder.check_shared(run, resumed, claimed))
     gpt = model.build(run, device, corpus.prepared.tokenizer.vocab_size)
     adam, schedule = optimizer.build(run, gpt)
     state = (gpt, adam, schedule, device)

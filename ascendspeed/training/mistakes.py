@@ -1,4 +1,4 @@
-"""A mistake of the user's becomes one line from rank 0 and a non-zero exit of every rank, and nothing else.
+"""A mistake of the user's becomes one line on each node and a non-zero exit of every rank, and nothing else.
 
 Whoever finds a mistake raises `Mistake`. A check that only one rank can make (a file, a folder, prepared data) goes
 through `on_rank_0`; a check whose answer may differ between ranks goes through `on_every_rank`. Both make all ranks
@@ -10,6 +10,7 @@ import datetime
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn, TypeVar
 
 import torch.distributed as dist
@@ -52,13 +53,16 @@ def on_every_rank(work: Callable[[], Result]) -> Result:
 
 
 def exit_together(mistake: Mistake) -> NoReturn:
-    """Print `mistake` on rank 0 and end this process with `EXIT_CODE` once rank 0 has printed.
+    """Print `mistake` on the first rank of each node and end this process with `EXIT_CODE` once all have printed.
 
     torchrun ends every process as soon as one has failed, so a rank that leaves early would silence rank 0: hence the
     barrier, for which a process group is made when there is none yet (a bad flag is found before there is one).
+    A launcher that restarts jobs is told in a file that this one would end in the same way again.
     """
-    if _rank() == 0:
+    if int(os.environ.get("LOCAL_RANK", _rank())) == 0:
         print(f"error: {mistake}", file=sys.stderr, flush=True)
+        if "ASCENDSPEED_MISTAKE_FILE" in os.environ:
+            Path(os.environ["ASCENDSPEED_MISTAKE_FILE"]).write_text(str(EXIT_CODE))
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         if not dist.is_initialized():
             dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=60))

@@ -11,6 +11,9 @@ All functions are for one process.
 
 import json
 import os
+import platform
+import time
+import uuid
 from dataclasses import asdict
 from pathlib import Path
 
@@ -19,7 +22,16 @@ from ascendspeed.training.configs import RunConfig
 from ascendspeed.training.mistakes import Mistake
 from ascendspeed.training.preprocess import Prepared
 
-__all__ = ["CONFIGURATION", "TRACKER", "checkpoint_path", "claim", "latest_iteration", "look_at", "write_atomically"]
+__all__ = [
+    "CONFIGURATION",
+    "TRACKER",
+    "check_shared",
+    "checkpoint_path",
+    "claim",
+    "latest_iteration",
+    "look_at",
+    "write_atomically",
+]
 
 CONFIGURATION = "configuration.json"
 TRACKER = "latest_checkpointed_iteration.txt"
@@ -59,18 +71,44 @@ def look_at(run: RunConfig) -> int | None:
     return iteration
 
 
-def claim(run: RunConfig, prepared: Prepared) -> None:
-    """Compare the data too, and write the configuration into --save. From here on the folder is this run's."""
+def claim(run: RunConfig, prepared: Prepared) -> str:
+    """Compare the data too, and write the configuration into --save. From here on the folder is this run's.
+
+    Returns what was written, which no other start has written.
+    """
     settings = _settings(run) | {"content of the data": prepared.content}
     for flag, folder in (("--load", run.checkpoint.load), ("--save", run.checkpoint.save)):
         if folder is not None:
             _check_configuration(flag, Path(folder), settings)
+    text = json.dumps(settings | {"start": uuid.uuid4().hex}, indent=1) + "\n"
     if run.checkpoint.save is not None:
         try:
             Path(run.checkpoint.save).mkdir(parents=True, exist_ok=True)
-            write_atomically(Path(run.checkpoint.save) / CONFIGURATION, json.dumps(settings, indent=1) + "\n")
+            write_atomically(Path(run.checkpoint.save) / CONFIGURATION, text)
         except OSError as error:
             raise Mistake(f"--save {run.checkpoint.save} cannot be written: {error.strerror}") from None
+    return text
+
+
+def check_shared(run: RunConfig, resumed: int | None, claimed: str, patience: float = 30.0) -> None:
+    """`Mistake` if this process does not see in --load and --save what rank 0 does: nodes that do not share a folder.
+
+    `resumed` is the iteration that rank 0 continues from, `claimed` what it has written with `claim`. A file system of
+    a network may take a while to show what another node has written: `patience` seconds are waited.
+    """
+    save, load = run.checkpoint.save, run.checkpoint.load
+    deadline = time.monotonic() + patience
+    for flag, folder, seen in (
+        ("--load", load, lambda: load is None or latest_iteration(Path(load)) == resumed),
+        ("--save", save, lambda: save is None or _text(Path(save) / CONFIGURATION) == claimed),
+    ):
+        while not seen():
+            if time.monotonic() > deadline:
+                raise Mistake(
+                    f"{flag} {folder} on {platform.node()} is not the folder that rank 0 has there: "
+                    "all nodes need one folder of a file system that they share"
+                )
+            time.sleep(0.2)
 
 
 def latest_iteration(folder: Path) -> int | None:
@@ -94,6 +132,13 @@ def write_atomically(path: Path, text: str) -> None:
     beside = path.with_name(path.name + ".part")
     beside.write_text(text, encoding="utf-8")
     os.replace(beside, path)
+
+
+def _text(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError:
+        return None
 
 
 def _check_save(run: RunConfig, save: Path) -> None:

@@ -7,9 +7,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 # Named in scripts, but a shell's own.
 SHELL = {"BASH_SOURCE", "PWD", "PATH"}
-PYTHON_READS = re.compile(r"""(?:environ(?:\.get\(|\.setdefault\(|\.pop\(|\[)|getenv\()\s*["'](\w+)["']""")
+PYTHON_READS = re.compile(
+    r"""(?:environ(?:ment)?(?:\.get\(|\.setdefault\(|\.pop\(|\[)|getenv\(|_seconds\()\s*["'](\w+)["']"""
+)
 PYTHON_ASKS = re.compile(r"""["'](\w+)["'] (?:not )?in os\.environ""")
 CPP_READS = re.compile(r"""getenv\(\s*"(\w+)\"""")
+PYTHON_NAMES = re.compile(r"""["'](\w+_SOCKET_IFNAME|ACL_DEVICE_SYNC_TIMEOUT)["']""")  # read in a loop
 OURS = re.compile(r"""["'](ASCENDSPEED_[A-Z0-9_]+)["']""")
 # Our scripts' own variables are in small letters.
 SHELL_READS = re.compile(r"\$\{?!?([A-Z][A-Z0-9_]*)")
@@ -17,12 +20,12 @@ SHELL_READS = re.compile(r"\$\{?!?([A-Z][A-Z0-9_]*)")
 
 def variables_read() -> Iterator[tuple[str, str]]:
     """(variable, file) of every reading of an environment variable."""
-    python = [*ROOT.glob("ascendspeed/**/*.py"), ROOT / "setup.py", *ROOT.glob("scripts/*.py")]
+    python = [*ROOT.glob("ascendspeed/**/*.py"), ROOT / "setup.py", *ROOT.glob("scripts/**/*.py")]
     python += [ROOT / "tests" / "conftest.py", *ROOT.glob("tests/support/*.py")]
     cpp = [*ROOT.glob("csrc/**/*.cpp"), *ROOT.glob("csrc/**/*.h")]
     shell = [*ROOT.glob("scripts/**/*.sh"), *ROOT.glob("examples/**/*.sh"), ROOT / ".ci" / "run"]
     for files, patterns in (
-        (python, [PYTHON_READS, PYTHON_ASKS, OURS]),
+        (python, [PYTHON_READS, PYTHON_ASKS, PYTHON_NAMES, OURS]),
         (cpp, [CPP_READS, OURS]),
         (shell, [SHELL_READS]),
     ):

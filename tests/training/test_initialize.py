@@ -55,7 +55,7 @@ def test_the_seed_decides_every_generator():
 def test_hccl_has_the_runs_limits_where_the_environment_has_none(
     monkeypatch, environment, minutes, connect, execute, torchs
 ):
-    for name in ("HCCL_EXEC_TIMEOUT", "HCCL_CONNECT_TIMEOUT"):
+    for name in ("HCCL_EXEC_TIMEOUT", "HCCL_CONNECT_TIMEOUT", "HCCL_EVENT_TIMEOUT", "ACL_DEVICE_SYNC_TIMEOUT"):
         monkeypatch.setenv(name, "")  # so that it is put back
         monkeypatch.delenv(name)
     for name, value in environment.items():
