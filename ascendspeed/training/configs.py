@@ -63,6 +63,9 @@ class ModelConfig:
     init_method_std: float = _flag(0.02, "standard deviation of the initial weights, no unit")
     use_cpu_initialization: bool = _flag(False, "draw the initial weights on the CPU: the same ones on every device")
     make_vocab_size_divisible_by: int = _flag(128, "vocabulary rows are padded to a multiple of this times TP, rows")
+    padded_vocab_size: int | None = _flag(
+        None, "vocabulary rows, whatever --make-vocab-size-divisible-by says; a multiple of TP, rows"
+    )
     bf16: bool = _flag(False, "parameters and activations in bfloat16, optimizer in float32")
     recompute_activations: bool = _flag(False, "the same as --recompute-granularity selective")
     recompute_granularity: str | None = _flag(

@@ -112,7 +112,16 @@ def _batches(dataset: Dataset[Batch], run: RunConfig, first: int, last: int) -> 
 
 
 def padded_vocab_size(vocab_size: int, run: RunConfig) -> int:
-    """Rows of the embedding: `vocab_size` rounded up so that every tensor-parallel rank gets an equal, round share."""
+    """Rows of the embedding: --padded-vocab-size, or `vocab_size` rounded up to an equal, round share for every rank.
+
+    `Mistake` if --padded-vocab-size does not hold the vocabulary.
+    """
+    if run.model.padded_vocab_size is not None:
+        if run.model.padded_vocab_size < vocab_size:
+            raise Mistake(
+                f"--padded-vocab-size={run.model.padded_vocab_size} is less than the {vocab_size} tokens of the tokenizer"
+            )
+        return run.model.padded_vocab_size
     multiple = run.model.make_vocab_size_divisible_by * run.parallel.tensor_model_parallel_size
     return math.ceil(vocab_size / multiple) * multiple
 
@@ -146,6 +155,7 @@ def _prepare_and_measure(run: RunConfig, cache: Path) -> tuple[Prepared, tuple[i
     """The prepared data, the tokens of its training and validation part, and the unigram entropy of the latter."""
     split = Split.parse(run.data.split)
     prepared = prepare(run.data, cache)
+    padded_vocab_size(prepared.tokenizer.vocab_size, run)  # or refuses, before anything is built
     dataset = IndexedDataset(prepared.prefix)
     parts = split.documents(len(dataset))
     tokens = tuple(int(dataset.sequence_lengths[first:last].sum()) for first, last in parts)

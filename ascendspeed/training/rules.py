@@ -117,6 +117,7 @@ def _rules(run: RunConfig) -> list[tuple[bool, str]]:
         "--rotary-base": m.rotary_base,
         "--recompute-num-layers": m.recompute_num_layers,
         "--make-vocab-size-divisible-by": m.make_vocab_size_divisible_by,
+        "--padded-vocab-size": m.padded_vocab_size,
         "--distributed-timeout-minutes": p.distributed_timeout_minutes,
         "--train-iters": t.train_iters,
         "--exit-interval": t.exit_interval,
@@ -153,6 +154,10 @@ def _rules(run: RunConfig) -> list[tuple[bool, str]]:
         (
             m.hidden_size % heads == 0 or m.kv_channels is not None,
             f"--num-attention-heads={heads} does not divide --hidden-size={m.hidden_size}; or give --kv-channels",
+        ),
+        (
+            (m.padded_vocab_size or 0) % tp == 0,
+            f"--padded-vocab-size={m.padded_vocab_size} is not divisible by --tensor-model-parallel-size={tp}",
         ),
         (heads % tp == 0, f"--num-attention-heads={heads} is not divisible by --tensor-model-parallel-size={tp}"),
         (

@@ -139,6 +139,7 @@ RULES = [
     (["--max-position-embeddings", "8"], "--max-position-embeddings=8 is less than --seq-length=16"),
     (["--hidden-size", "16", "--swiglu"], "--hidden-size=16 with --swiglu gives an MLP of width 0; give --ffn-hidden"),
     (["--ffn-hidden-size", "0"], "--ffn-hidden-size=0 is not positive"),
+    (["--padded-vocab-size", "0"], "--padded-vocab-size=0 is not positive"),
     (["--sequence-parallel"], "--sequence-parallel needs --tensor-model-parallel-size"),
     (["--global-batch-size", "5"], "--global-batch-size=5 is not divisible by --micro-batch-size=2"),
     (["--attention-dropout", "1"], "--attention-dropout=1.0 is not at least 0 and below 1"),
@@ -191,6 +192,12 @@ def test_heads_must_be_divisible_by_the_tensor_parallel_size():
     )
     assert "--tensor-model-parallel-size=2 does not divide 3 processes" in refusal(
         "--tensor-model-parallel-size", "2", world_size=3
+    )
+
+
+def test_given_vocabulary_rows_must_be_divisible_by_the_tensor_parallel_size():
+    assert "--padded-vocab-size=129 is not divisible by --tensor-model-parallel-size=2" in refusal(
+        "--padded-vocab-size", "129", "--tensor-model-parallel-size", "2", world_size=2
     )
 
 
