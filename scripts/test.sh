@@ -8,7 +8,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-python="$(bash scripts/setup.sh train test)"
+python="$(bash scripts/setup.sh train test deepspeed)"
 if [[ $# -gt 0 ]]; then exec "$python" -m pytest "$@"; fi
 
 "$python" -m pytest
