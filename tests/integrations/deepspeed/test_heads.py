@@ -7,7 +7,7 @@ from ascendspeed.integrations.deepspeed.heads import ulysses_heads
 
 @pytest.mark.parametrize("heads", range(1, 13))
 def test_every_query_head_is_with_its_group(heads):
-    """A rank has neighbouring query heads, and neighbouring groups of those repeated where they are fewer than ranks."""
+    """A rank has neighbouring query heads, and neighbouring groups of those repeated where they are too few."""
     for groups in (g for g in range(1, heads + 1) if heads % g == 0):
         for ranks in range(1, heads + 1):
             try:
