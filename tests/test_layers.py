@@ -13,6 +13,7 @@ MODULES = sorted(
     ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
     for file in (ROOT / "ascendspeed").rglob("*.py")
 )
+ADAPTOR = "ascendspeed.megatron_adaptor"  # is imported for what it changes, tests/megatron_adaptor
 # What a layer must do without. torch_npu is never there on a CPU; megatron-core is what integrations are about.
 BLOCKED = {
     "ascendspeed.ops": ["megatron", "deepspeed", "apex", "torch_npu", "transformer_engine"],
@@ -199,7 +200,7 @@ def changes_of_importing(*modules: str) -> dict[str, list[str]]:
 
 
 def test_importing_changes_nothing_outside():
-    assert changes_of_importing(*MODULES) == {}
+    assert changes_of_importing(*(module for module in MODULES if module != ADAPTOR)) == {}
 
 
 def test_a_change_made_on_import_is_found(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""What megatron-core 0.16.1 takes for granted about CUDA, answered by the chosen device. One table, nothing elsewhere.
+"""What megatron-core takes for granted about CUDA, answered by the chosen device. One table, nothing elsewhere.
 
 megatron-core says ``torch.cuda`` and ``device="cuda"`` without asking. Every row of :data:`ROWS` replaces one attribute
 and names the Megatron call that cannot do without it; a test runs Megatron on the device and fails for a row of the
@@ -10,21 +10,33 @@ Where Megatron has a seam (a config field, a layer spec, a process group) that i
 from __future__ import annotations
 
 import functools
-import importlib
 import logging
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ascendspeed.device import Device
+from ascendspeed.device.replace import Replacements, has, locate
 
-__all__ = ["ROWS", "Row", "install", "installed_for", "rows_of", "uninstall"]
+__all__ = [
+    "MEGATRON_VERSIONS",
+    "ROWS",
+    "Row",
+    "install",
+    "installed_for",
+    "is_cuda",
+    "meant",
+    "redirected_factory",
+    "rows_of",
+    "uninstall",
+]
 
-MEGATRON_VERSIONS = ">=0.16,<0.17"  # what the rows were read against
+MEGATRON_VERSIONS = ">=0.12,<0.17"  # what the rows were read against
 
 
 @dataclass(frozen=True)
@@ -36,6 +48,7 @@ class Row:
     reason: why Megatron's own answer does not do; shown in docs/megatron.md.
     make: (device, original) -> replacement.
     on: the devices that need it.
+    part_of: a package that may be missing, and with it the target; the row is left out then.
     """
 
     target: str
@@ -43,26 +56,36 @@ class Row:
     reason: str
     make: Callable[[Device, Any], Any]
     on: tuple[str, ...] = ("cpu", "npu")
+    part_of: str | None = None
 
     def owner(self) -> tuple[Any, str]:
         """The object that holds the attribute, and the attribute's name. AttributeError if it has moved."""
-        module, _, path = self.target.partition(":")
-        *parents, name = path.split(".")
-        owner = functools.reduce(getattr, parents, importlib.import_module(module))
-        if not hasattr(owner, name):
+        try:
+            return locate(self.target)
+        except AttributeError as error:
             raise AttributeError(
                 f"{self.target} does not exist; the shim was written for megatron-core {MEGATRON_VERSIONS}"
-            )
-        return owner, name
+            ) from error
 
 
-def _redirected(device: Device, factory: Callable[..., Tensor]) -> Callable[..., Tensor]:
+def is_cuda(value: Any) -> bool:
+    """Whether an argument says CUDA: "cuda", "cuda:1" or a torch.device of that type."""
+    return isinstance(value, str | torch.device) and str(value).partition(":")[0] == "cuda"
+
+
+def meant(device: Device, value: str | torch.device) -> torch.device:
+    """The device that is meant by a CUDA device: the same card, or the current one."""
+    index = torch.device(value).index
+    return device.current_device() if index is None else device.torch_device(index)
+
+
+def redirected_factory(device: Device, factory: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """A tensor factory for which device="cuda" means the chosen device. Any other device is left alone."""
 
     @functools.wraps(factory)
     def redirected(*args: Any, **kwargs: Any) -> Tensor:
-        if str(kwargs.get("device")).partition(":")[0] == "cuda":
-            kwargs["device"] = device.current_device()
+        if is_cuda(kwargs.get("device")):
+            kwargs["device"] = meant(device, kwargs["device"])
         return factory(*args, **kwargs)
 
     return redirected
@@ -146,19 +169,19 @@ ROWS: tuple[Row, ...] = (
         "torch:zeros",
         "megatron.core.pipeline_parallel.schedules:forward_backward_no_pipelining",
         'counts tokens in a tensor made with device="cuda"',
-        _redirected,
+        redirected_factory,
     ),
     Row(
         "torch:tensor",
         "megatron.core.optimizer.optimizer:FP32Optimizer.__init__",
         'keeps its loss scale in a tensor made with device="cuda"',
-        _redirected,
+        redirected_factory,
     ),
     Row(
         "torch:ones",
         "megatron.core.transformer.utils:get_default_causal_mask",
         'DotProductAttention makes its causal mask with device="cuda"',
-        _redirected,
+        redirected_factory,
     ),
     Row(
         "torch:Tensor.cuda",
@@ -174,13 +197,13 @@ ROWS: tuple[Row, ...] = (
     ),
 )
 
-_originals: dict[Row, Any] = {}
+_replaced = Replacements()
 _installed_for: Device | None = None
 
 
-def rows_of(device: Device) -> tuple[Row, ...]:
+def rows_of(device: Device, rows: Sequence[Row] = ROWS) -> tuple[Row, ...]:
     """The rows that are installed for `device`; none for CUDA."""
-    return tuple(row for row in ROWS if device.name in row.on)
+    return tuple(row for row in rows if device.name in row.on and (row.part_of is None or has(row.part_of)))
 
 
 def installed_for() -> Device | None:
@@ -188,30 +211,29 @@ def installed_for() -> Device | None:
     return _installed_for
 
 
-def install(device: Device) -> None:
+def install(device: Device, more: Sequence[Row] = ()) -> None:
     """Make megatron-core run on `device`. Again for the same device does nothing.
+
+    Args:
+        more: further rows than :data:`ROWS`; they are added to what is installed already.
 
     Raises:
         RuntimeError: it is installed for another device.
         AttributeError: a row's target does not exist in this megatron-core; nothing is replaced then.
     """
     global _installed_for
-    if _installed_for == device:
-        return
-    if _installed_for is not None:
+    if _installed_for not in {None, device}:
         raise RuntimeError(f"the shim is installed for {_installed_for.name!r}; uninstall() it before {device.name!r}")
-    owners = [(row, *row.owner()) for row in rows_of(device)]  # all of them before the first is replaced
-    for row, owner, name in owners:
-        _originals[row] = getattr(owner, name)
-        setattr(owner, name, row.make(device, _originals[row]))
+    missing = [row for row in rows_of(device, (*ROWS, *more)) if row.target not in _replaced]
+    for row in missing:  # all of them before the first is replaced
+        row.owner()
+    for row in missing:
+        _replaced.replace(row.target, functools.partial(row.make, device))
     _installed_for = device
 
 
 def uninstall() -> None:
     """Put every original back. Does nothing when nothing is installed."""
     global _installed_for
-    for row, original in _originals.items():
-        owner, name = row.owner()
-        setattr(owner, name, original)
-    _originals.clear()
+    _replaced.restore()
     _installed_for = None

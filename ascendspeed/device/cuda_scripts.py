@@ -1,0 +1,228 @@
+"""What scripts written for CUDA, Megatron-LM's trainer among them, call besides what megatron-core does: a table.
+
+Installed by ascendspeed.megatron_adaptor only: a program of our own asks its device and needs none of it. ``cuda`` is
+the chosen device, in whatever way it is written; what the CPU does not have (streams, a compute capability) answers as
+torch.cpu does, or with nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+import sys
+import types
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributed import ReduceOp
+
+from ascendspeed.device import Device
+from ascendspeed.device.cuda_shim import Row, is_cuda, meant, redirected_factory
+
+__all__ = ["SCRIPT_ROWS"]
+
+
+def _moved(device: Device, method: Callable[..., Any]) -> Callable[..., Any]:
+    """Tensor.to and Module.to: "cuda" among the arguments is the chosen device."""
+
+    @functools.wraps(method)
+    def to(self: Any, *args: Any, **kwargs: Any) -> Any:
+        args = tuple(meant(device, each) if is_cuda(each) else each for each in args)
+        if is_cuda(kwargs.get("device")):
+            kwargs["device"] = meant(device, kwargs["device"])
+        return method(self, *args, **kwargs)
+
+    return to
+
+
+def _cuda_method(chosen: Device, original: Callable[..., Any]) -> Callable[..., Any]:
+    """Tensor.cuda and Module.cuda, with a number, a device or nothing."""
+
+    @functools.wraps(original)
+    def cuda(self: Any, device: Any = None, non_blocking: bool = False, **_: Any) -> Any:
+        where = "cuda" if device is None else f"cuda:{device}" if isinstance(device, int) else device
+        return self.to(meant(chosen, where) if is_cuda(where) else where, non_blocking=non_blocking)
+
+    return cuda
+
+
+def _collectives(device: Device, original: Callable[..., Any]) -> Callable[..., Any]:
+    """init_process_group and new_group: nccl is the chosen device's backend; device_id is a device of its kind."""
+
+    @functools.wraps(original)
+    def of_the_device(*args: Any, **kwargs: Any) -> Any:
+        args = tuple(device.collective_backend if each == "nccl" else each for each in args)
+        if kwargs.get("backend") == "nccl":
+            kwargs["backend"] = device.collective_backend
+        card = kwargs.get("device_id")
+        if card is not None and (isinstance(card, int) or is_cuda(card)):
+            where = device.torch_device(card) if isinstance(card, int) else meant(device, card)
+            kwargs["device_id"] = None if where.type == "cpu" else where
+        return original(*args, **kwargs)
+
+    return of_the_device
+
+
+def _unless_torch_asks(answer: Any, original: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of torch.cuda that answers `answer()`; torch itself, which would act on it, hears the truth."""
+
+    @functools.wraps(original)
+    def told(*args: Any, **kwargs: Any) -> Any:
+        asked_by = sys._getframe(1).f_globals.get("__name__", "").partition(".")[0]
+        return original(*args, **kwargs) if asked_by in {"torch", "torch_npu"} else answer()
+
+    return told
+
+
+def _count(device: Device) -> int:
+    """Cards of this machine; of CPUs there are as many as processes on the node, since each takes "its own"."""
+    if device.name == "cpu":
+        return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return int(_runtime(device).device_count())
+
+
+def _set_device(device: Device, _: Any) -> Callable[[Any], None]:
+    def set_device(card: Any) -> None:
+        number = card if isinstance(card, int) else torch.device(card).index
+        if number is not None and number >= 0:
+            device.set(number)
+
+    return set_device
+
+
+def _properties(device: Device, _: Any) -> Callable[..., Any]:
+    """Neither a CPU nor an NPU has a compute capability; Megatron compares it with numbers."""
+
+    def properties(*_: Any) -> Any:
+        known = _runtime(device).get_device_properties(device.current_device()) if device.name == "npu" else None
+        memory = known.total_memory if known is not None else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        name = known.name if known is not None else "cpu"
+        return types.SimpleNamespace(name=name, major=0, minor=0, total_memory=memory)
+
+    return properties
+
+
+def _of_runtime(name: str) -> Callable[[Device, Any], Any]:
+    """The function of that name that torch.cpu or torch.npu has."""
+    return lambda device, _: getattr(_runtime(device), name)
+
+
+def _runtime(device: Device) -> Any:
+    """torch.cpu or torch.npu."""
+    return getattr(torch, device.name)
+
+
+def _eager(_: Device, stance: Any) -> Any:
+    return dataclasses.replace(stance, stance="force_eager")
+
+
+def _reduced_exactly(_: Device, original: Callable[..., Any]) -> Callable[..., Any]:
+    """all_reduce that takes float64 for the smallest and the largest, by integers that are ordered alike."""
+
+    @functools.wraps(original)
+    def all_reduce(tensor: Tensor, op: Any = ReduceOp.SUM, *args: Any, **kwargs: Any) -> Any:
+        if tensor.dtype != torch.float64 or op not in {ReduceOp.MIN, ReduceOp.MAX} or tensor.device.type != "npu":
+            return original(tensor, op, *args, **kwargs)
+        ordered = _swap_order(tensor.cpu().view(torch.int64)).to(tensor.device)
+        done = original(ordered, op, *args, **kwargs)
+        if done is not None:
+            raise NotImplementedError("all_reduce of float64 with async_op=True: hccl has no float64")
+        tensor.copy_(_swap_order(ordered.cpu()).view(torch.float64))
+        return None
+
+    return all_reduce
+
+
+def _swap_order(bits: Tensor) -> Tensor:
+    """The bits of a float64 as an int64 of the same order, and back: those of negative numbers count backwards."""
+    return torch.where(bits < 0, bits ^ torch.iinfo(torch.int64).max, bits)
+
+
+_SET_UP = "megatron.training.initialize:_initialize_distributed"
+_BATCH = "megatron.training.utils:get_batch_on_this_tp_rank"
+_MODEL = "megatron.training.training:get_model"
+_REPORT = "megatron.training.utils:report_memory"
+_SCRIPT = "a script"
+
+SCRIPT_ROWS: tuple[Row, ...] = (
+    Row(
+        "torch.cuda:is_available",
+        "megatron.training.initialize:initialize_megatron",
+        "asserted before anything else; torch itself still hears the truth",
+        lambda device, original: _unless_torch_asks(lambda: True, original),
+    ),
+    Row(
+        "torch.cuda:device_count",
+        _SET_UP,
+        "the number of cards; CPUs are as many as processes on the node",
+        lambda device, original: _unless_torch_asks(lambda: _count(device), original),
+    ),
+    Row("torch.cuda:set_device", _SET_UP, "chooses the card of the process", _set_device),
+    Row(
+        "torch.cuda:get_device_properties",
+        "megatron.training.utils:get_device_arch_version",
+        "its compute capability is compared with numbers; it is 0.0",
+        _properties,
+    ),
+    Row(
+        "torch.cuda:get_device_capability",
+        "megatron.training.arguments:validate_args",
+        "the same",
+        lambda *_: lambda *_: (0, 0),
+    ),
+    Row("torch.distributed:init_process_group", _SET_UP, "nccl is gloo or hccl", _collectives),
+    Row("torch.distributed:new_group", "megatron.core.parallel_state:create_group", "the same", _collectives),
+    Row(
+        "torch.distributed:all_reduce",
+        "megatron.training.training:pretrain",
+        "the earliest start of all ranks is found in float64, which hccl does not reduce",
+        _reduced_exactly,
+        on=("npu",),
+    ),
+    Row("torch:Tensor.cuda", _BATCH, "moves the batch to the device", _cuda_method),
+    Row("torch.nn:Module.cuda", _MODEL, "moves the model to the device", _cuda_method),
+    Row("torch:Tensor.to", _SCRIPT, '.to("cuda")', _moved),
+    Row("torch.nn:Module.to", _SCRIPT, '.to("cuda")', _moved),
+    *(
+        Row(f"torch:{name}", _SCRIPT, 'device="cuda"', redirected_factory)
+        for name in ("empty", "rand", "randn", "randint", "arange", "full", "zeros_like", "empty_like", "ones_like")
+    ),
+    *(
+        Row(f"torch.cuda:{name}", _MODEL, "streams of the device; of the CPU they do nothing", _of_runtime(name))
+        for name in ("Stream", "Event", "stream", "current_stream")
+    ),
+    *(
+        Row(
+            f"torch.cuda:{name}",
+            _REPORT,
+            "memory of the device; of the CPU CUDA's answer is 0",
+            _of_runtime(name),
+            ("npu",),
+        )
+        for name in (
+            "empty_cache",
+            "max_memory_allocated",
+            "max_memory_reserved",
+            "memory_allocated",
+            "memory_reserved",
+            "memory_stats",
+            "reset_peak_memory_stats",
+        )
+    ),
+    Row(
+        "torch._dynamo.eval_frame:_stance",
+        "megatron.core.jit:jit_fuser",
+        "torch.compile asks torch.cuda for a card and a compiler; what it wraps runs as it is written",
+        _eager,
+    ),
+    Row(
+        "megatron.legacy.fused_kernels:load",
+        "megatron.training.initialize:_compile_dependencies",
+        "looks for nvcc, and compiles nothing any more",
+        lambda *_: lambda *_: None,
+        part_of="megatron.legacy",
+    ),
+)
