@@ -8,6 +8,8 @@ processes. What the values must satisfy is in `rules`.
 from dataclasses import dataclass, field
 from typing import Any
 
+from ascendspeed.training.flag_values import layer_pattern, pair_of_keys
+
 __all__ = [
     "CheckpointConfig",
     "DataConfig",
@@ -23,7 +25,7 @@ _REQUIRED: Any = object()
 
 
 def _flag(default: Any, help: str, **options: Any) -> Any:
-    """A field that is a flag: `help` has the unit; `choices` and `nargs` are argparse's."""
+    """A field that is a flag: `help` has the unit; `choices` and `nargs` are argparse's, `parse` is its `type`."""
     metadata = {"help": help, **options}
     if default is _REQUIRED:
         return field(metadata={**metadata, "required": True})
@@ -46,11 +48,21 @@ class ModelConfig:
     group_query_attention: bool = _flag(False, "share key and value heads between query heads")
     num_query_groups: int = _flag(1, "key and value heads per layer, with --group-query-attention")
     position_embedding_type: str = _flag(
-        "learned_absolute", "kind of position embedding", choices=("learned_absolute", "rope", "none")
+        "learned_absolute", "kind of position embedding", choices=("learned_absolute", "rope", "alibi", "none")
     )
     use_rotary_position_embeddings: bool = _flag(False, "the same as --position-embedding-type rope")
     rotary_base: int = _flag(10000, "period base of the rotary embedding, no unit")
     rotary_percent: float = _flag(1.0, "share of each head that is rotated, 0 to 1")
+    window_size: tuple[int, int] | None = _flag(
+        None,
+        "sliding window LEFT,RIGHT, keys before and after the query's own; RIGHT is 0; a window of W keys is W-1,0",
+        parse=pair_of_keys,
+    )
+    window_attn_skip_freq: int | tuple[int, ...] | None = _flag(
+        None,
+        "layers without the window: every N-th, or a list like [1,1,0]*4 with 0 for each of them",
+        parse=layer_pattern,
+    )
     normalization: str = _flag("LayerNorm", "kind of norm", choices=("LayerNorm", "RMSNorm"))
     norm_epsilon: float = _flag(1e-5, "added to the variance in a norm, no unit")
     swiglu: bool = _flag(False, "gated linear units with SiLU instead of GELU")
@@ -177,7 +189,15 @@ class DataConfig:
     vocab_size: int | None = _flag(
         None, "tokens of the BPE to train (4096), or ids in data without a tokenizer (NullTokenizer), tokens"
     )
+    reset_position_ids: bool = _flag(False, "count positions from 0 in each document of a sample")
+    reset_attention_mask: bool = _flag(False, "no token sees another document of its sample")
     eod_mask_loss: bool = _flag(False, "leave the prediction after an end-of-document token out of the loss")
+    prefix_lm: bool = _flag(
+        False, "prefix language model: what --prefix-end-token ends is seen by all tokens and not predicted (ours)"
+    )
+    prefix_end_token: str | None = _flag(
+        None, "token that ends a prefix, the token itself or its id, with --prefix-lm (ours)"
+    )
     num_workers: int = _flag(2, "processes that read samples, per rank; 0 reads in the training process")
 
 

@@ -17,17 +17,15 @@ from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegat
 from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
 from megatron.core.datasets.indexed_dataset import IndexedDataset
 from megatron.core.datasets.utils import Split as Part
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ascendspeed.training.configs import RunConfig
+from ascendspeed.training.masks import Batch, SampleMasks
 from ascendspeed.training.mistakes import Mistake, on_every_rank, on_rank_0
-from ascendspeed.training.preprocess import Prepared, prepare
+from ascendspeed.training.preprocess import Prepared, prepare, token_id
 from ascendspeed.training.split import Split
 
-__all__ = ["Batch", "Data", "build", "cache_folder", "padded_vocab_size", "training_batches", "validation_batches"]
-
-Batch = dict[str, Tensor]  # tokens, labels, position_ids: [B, S] int64; loss_mask: [B, S] float32
+__all__ = ["Data", "build", "cache_folder", "padded_vocab_size", "training_batches", "validation_batches"]
 
 
 @dataclass(frozen=True)
@@ -37,6 +35,8 @@ class Data:
     prepared: Prepared
     train: GPTDataset
     valid: GPTDataset | None
+    masks: SampleMasks
+    """What makes micro-batches of their samples."""
     train_tokens: int
     valid_tokens: int
     unigram_entropy: float | None
@@ -50,7 +50,7 @@ def build(run: RunConfig) -> Data:
     `Mistake`, on all ranks, when the data is missing, empty, too short for --seq-length or not of the tokenizer.
     """
     cache = cache_folder(run)
-    prepared, parts, unigram_entropy = on_rank_0(lambda: _prepare_and_measure(run, cache))
+    prepared, parts, unigram_entropy, prefix_end = on_rank_0(lambda: _prepare_and_measure(run, cache))
     on_every_rank(lambda: _check_visible(prepared, cache))
     split = Split.parse(run.data.split)
     config = GPTDatasetConfig(
@@ -60,23 +60,24 @@ def build(run: RunConfig) -> Data:
         split=split.text,
         path_to_cache=prepared.index_cache,
         tokenizer=prepared.tokenizer,
-        reset_position_ids=False,
-        reset_attention_mask=False,
+        reset_position_ids=run.data.reset_position_ids,
+        reset_attention_mask=run.data.reset_attention_mask,
         eod_mask_loss=run.data.eod_mask_loss,
-        create_attention_mask=False,  # the operator masks by its sparse mode
+        create_attention_mask=False,  # the operator masks by its sparse mode, and keeps documents apart by lengths
         drop_last_partial_validation_sequence=False,
     )
     assert config.split_matrix is not None
     config.split_matrix[Part.test.value] = None  # nobody reads it
     sizes = [run.training.train_iters * run.global_batch_size, None, None]
     train, valid, _ = BlendedMegatronDatasetBuilder(GPTDataset, sizes, lambda: True, config).build()
-    return Data(prepared, train, valid, *parts, unigram_entropy)
+    masks = SampleMasks(run.data.reset_attention_mask, prepared.tokenizer.eod, prefix_end)
+    return Data(prepared, train, valid, masks, *parts, unigram_entropy)
 
 
 def training_batches(data: Data, run: RunConfig, iteration: int) -> Iterator[Batch]:
     """This rank's micro-batches from after `iteration` iterations to the end of the training, in order."""
     samples = run.global_batch_size
-    return _batches(data.train, run, iteration * samples, run.training.train_iters * samples)
+    return _batches(data, data.train, run, iteration * samples, run.training.train_iters * samples)
 
 
 def validation_batches(data: Data, run: RunConfig) -> tuple[int, Iterator[Batch]]:
@@ -89,10 +90,10 @@ def validation_batches(data: Data, run: RunConfig) -> tuple[int, Iterator[Batch]
     batches = math.ceil(len(data.valid) / run.global_batch_size)
     if not run.report.full_validation:
         batches = min(run.report.eval_iters, batches)
-    return batches * run.num_microbatches, _batches(data.valid, run, 0, batches * run.global_batch_size)
+    return batches * run.num_microbatches, _batches(data, data.valid, run, 0, batches * run.global_batch_size)
 
 
-def _batches(dataset: Dataset[Batch], run: RunConfig, first: int, last: int) -> Iterator[Batch]:
+def _batches(data: Data, dataset: Dataset[Batch], run: RunConfig, first: int, last: int) -> Iterator[Batch]:
     """This rank's micro-batches of samples `first` to `last` (not included) of `dataset`, in order.
 
     Past the end of the dataset come samples whose loss mask is 0, so that every rank gets equally many micro-batches.
@@ -108,7 +109,10 @@ def _batches(dataset: Dataset[Batch], run: RunConfig, first: int, last: int) -> 
     # A loader draws a seed for its workers when it starts. From the default generator that would move the dropout of
     # everything after it, and a resumed run, which starts its loader in the middle, would drop other numbers.
     own = torch.Generator().manual_seed(run.training.seed)
-    return iter(DataLoader(dataset, batch_sampler=order, num_workers=run.data.num_workers, generator=own))
+    loader = DataLoader(
+        dataset, batch_sampler=order, num_workers=run.data.num_workers, generator=own, collate_fn=data.masks
+    )
+    return iter(loader)
 
 
 def padded_vocab_size(vocab_size: int, run: RunConfig) -> int:
@@ -151,8 +155,9 @@ class _MicroBatches:
         return len(self._starts)
 
 
-def _prepare_and_measure(run: RunConfig, cache: Path) -> tuple[Prepared, tuple[int, int], float | None]:
-    """The prepared data, the tokens of its training and validation part, and the unigram entropy of the latter."""
+def _prepare_and_measure(run: RunConfig, cache: Path) -> tuple[Prepared, tuple[int, int], float | None, int | None]:
+    """The prepared data, the tokens of its training and validation part, the unigram entropy of the latter, and the
+    token that ends a prefix."""
     split = Split.parse(run.data.split)
     prepared = prepare(run.data, cache)
     padded_vocab_size(prepared.tokenizer.vocab_size, run)  # or refuses, before anything is built
@@ -165,14 +170,32 @@ def _prepare_and_measure(run: RunConfig, cache: Path) -> tuple[Prepared, tuple[i
             f"--seq-length={run.model.seq_length} needs {needed} tokens, "
             f"but the training part of {prepared.source} has {tokens[0]}"
         )
+    prefix_end = _prefix_end(run, prepared, dataset, *parts.train)
     if split.valid is None:
-        return prepared, (tokens[0], 0), None
+        return prepared, (tokens[0], 0), None, prefix_end
     if tokens[1] < needed:
         raise Mistake(
             f"--seq-length={run.model.seq_length} needs {needed} tokens, but the validation part of {prepared.source} "
             f"has {tokens[1]}; give it more of --split={split.text}, or nothing (1,0,0)"
         )
-    return prepared, (tokens[0], tokens[1]), _entropy(dataset, *parts.valid, prepared.tokenizer.vocab_size)
+    entropy = _entropy(dataset, *parts.valid, prepared.tokenizer.vocab_size)
+    return prepared, (tokens[0], tokens[1]), entropy, prefix_end
+
+
+def _prefix_end(run: RunConfig, prepared: Prepared, dataset: IndexedDataset, first: int, last: int) -> int | None:
+    """The token that ends a prefix, None without --prefix-lm. Documents `first` to `last` are those trained on."""
+    said = run.data.prefix_end_token
+    if said is None:
+        return None
+    token = token_id("--prefix-end-token", said, run.data, prepared)
+    if token == prepared.tokenizer.eod:
+        raise Mistake(f"--prefix-end-token={said} is the token that ends a document: nothing would follow a prefix")
+    if not any((dataset[document] == token).any() for document in range(first, last)):
+        raise Mistake(
+            f"--prefix-end-token={said} (id {token}) is nowhere in the training part of {prepared.source}: "
+            "--prefix-lm would train without prefixes"
+        )
+    return token
 
 
 def _entropy(dataset: IndexedDataset, first: int, last: int, vocab_size: int) -> float:

@@ -70,9 +70,6 @@ REFUSED = {
     "--tokenizer-name-or-path": "pass the tokenizer.json, or the folder that holds it, as --tokenizer-model",
     "--num-experts": "mixture of experts is not there yet",
     "--multi-latent-attention": "multi-latent attention is not there yet",
-    "--window-size": "sliding-window attention is not there yet",
-    "--reset-attention-mask": "attention across documents of a sample is not masked yet",
-    "--reset-position-ids": "positions are not reset at document ends yet",
     "--mock-data": "there is no mock data; without --data-path the text of Python's manual is used",
     "--spec": "the layers come from ascendspeed.integrations.megatron.get_gpt_layer_spec, no other can be named",
     "--train-samples": "give the length of the training as --train-iters",
@@ -158,7 +155,7 @@ def _argparse_options(flag: "dataclasses.Field[Any]") -> dict[str, Any]:
     if flag.type is bool:
         options["action"] = "store_true"
     else:
-        options["type"] = _value_type(flag.type)
+        options["type"] = flag.metadata.get("parse") or _value_type(flag.type)
     return options
 
 

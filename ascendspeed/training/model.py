@@ -23,6 +23,7 @@ from ascendspeed.device import Device
 from ascendspeed.integrations.megatron import get_gpt_layer_spec
 from ascendspeed.training.configs import RunConfig
 from ascendspeed.training.data import padded_vocab_size
+from ascendspeed.training.masks import mask_kind
 
 __all__ = ["build", "build_chunk", "transformer_config"]
 
@@ -73,15 +74,16 @@ def build_chunk(run: RunConfig, config: TransformerConfig, vocab_size: int, chun
         parallel_state.get_pipeline_model_parallel_world_size() - 1,
     )
     vp_stage = chunk if interleaved else None
+    alibi = run.model.position_embedding_type == "alibi"
     return GPTModel(
         config,
-        get_gpt_layer_spec(config, mask="causal", vp_stage=vp_stage),
+        get_gpt_layer_spec(config, mask=mask_kind(run), alibi=alibi, vp_stage=vp_stage),
         vocab_size=padded_vocab_size(vocab_size, run),
         max_sequence_length=run.model.max_position_embeddings,
         pre_process=stage == 0 and chunk == 0,
         post_process=stage == last_stage and chunk == run.virtual_stages - 1,
         share_embeddings_and_output_weights=not run.model.untie_embeddings_and_output_weights,
-        position_embedding_type=run.model.position_embedding_type,
+        position_embedding_type="none" if alibi else run.model.position_embedding_type,
         rotary_percent=run.model.rotary_percent,
         rotary_base=run.model.rotary_base,
         vp_stage=vp_stage,
@@ -121,6 +123,8 @@ def transformer_config(run: RunConfig) -> TransformerConfig:
         add_bias_linear=not m.disable_bias_linear,
         add_qkv_bias=m.add_qkv_bias,
         qk_layernorm=m.qk_layernorm,
+        window_size=m.window_size,
+        window_attn_skip_freq=list(skips) if isinstance(skips := m.window_attn_skip_freq, tuple) else skips,
         attention_dropout=m.attention_dropout,
         hidden_dropout=m.hidden_dropout,
         init_method_std=m.init_method_std,

@@ -28,7 +28,7 @@ from ascendspeed.training.pair import token_dtype
 from ascendspeed.training.split import Split
 from ascendspeed.training.tokenizer import DatasetTokenizer
 
-__all__ = ["Prepared", "main", "prepare", "write"]
+__all__ = ["Prepared", "main", "prepare", "token_id", "write"]
 
 _FORMAT = "2"  # part of every key: a change of what is written below changes it
 _TOKENS_PER_LOOK = 1 << 24
@@ -71,6 +71,23 @@ def prepare(data: DataConfig, cache: Path) -> Prepared:
         source=path or "the text of Python's manual (pydoc_data.topics)",
         content=key,
     )
+
+
+def token_id(flag: str, said: str, data: DataConfig, prepared: Prepared) -> int:
+    """The id that a flag's value means: a decimal number is the id itself, else the text of exactly one token."""
+    vocab_size = prepared.tokenizer.vocab_size
+    if said.isascii() and said.isdecimal():
+        if int(said) >= vocab_size:
+            raise Mistake(f"{flag}={said} is outside the vocabulary of {vocab_size}")
+        return int(said)
+    if data.tokenizer_type == "NullTokenizer":
+        raise Mistake(f"{flag}={said}: data without a tokenizer (NullTokenizer) has numbers only; give the token's id")
+    given = _given_tokenizer(data)
+    encoder = given[0] if given else tokenizer.load(str(Path(prepared.prefix).parent))[0]
+    ids = encoder.encode(said, add_special_tokens=False).ids
+    if len(ids) != 1:
+        raise Mistake(f"{flag}={said!r} is {len(ids)} tokens of the tokenizer; it must be one")
+    return int(ids[0])
 
 
 def write(texts: Iterable[str], encoder: Tokenizer, eod: int, prefix: str) -> int:

@@ -12,7 +12,7 @@ __all__ = ["check"]
 
 def check(run: RunConfig) -> None:
     """Raise `Mistake` for the first rule that `run` breaks; the message has the flag, its value and the rule."""
-    for rules in (_finite, _parallelism, _rules):
+    for rules in (_finite, _parallelism, _masks, _rules):
         for holds, message in rules(run):
             if not holds:
                 raise Mistake(message)
@@ -97,6 +97,37 @@ def _parallelism(run: RunConfig) -> Iterator[tuple[bool, str]]:
     yield (
         not p.overlap_param_gather or (p.overlap_grad_reduce and p.use_distributed_optimizer),
         "--overlap-param-gather needs --overlap-grad-reduce and --use-distributed-optimizer",
+    )
+
+
+def _masks(run: RunConfig) -> Iterator[tuple[bool, str]]:
+    """What a token sees: which ways of saying so go together, and whether each has an effect."""
+    m, d = run.model, run.data
+    window, skips = m.window_size, m.window_attn_skip_freq
+    text = "" if window is None else f"--window-size={window[0]},{window[1]}"
+    yield window is None or window[1] == 0, f"{text}: the layers are causal and see no later key; RIGHT must be 0"
+    yield (
+        window is None or not d.prefix_lm,
+        f"{text} and --prefix-lm exclude each other: the operator has no window around a prefix",
+    )
+    listed = f"--window-attn-skip-freq={list(skips) if isinstance(skips, tuple) else skips}"
+    yield skips is None or window is not None, f"{listed} has no effect without --window-size"
+    yield skips != 1, f"{listed} leaves no layer a window; leave --window-size out"
+    yield (
+        not isinstance(skips, tuple) or len(skips) == m.num_layers,
+        f"{listed} has {len(skips) if isinstance(skips, tuple) else 0} entries for --num-layers={m.num_layers}",
+    )
+    yield not isinstance(skips, tuple) or any(skips), f"{listed} leaves no layer a window; leave --window-size out"
+    kind = m.position_embedding_type
+    yield (
+        not d.reset_position_ids or d.reset_attention_mask or kind == "learned_absolute",
+        f"--reset-position-ids has no effect with --position-embedding-type={kind}, whose positions are differences; "
+        "give --reset-attention-mask, or leave it out",
+    )
+    yield not d.prefix_lm or d.prefix_end_token is not None, "--prefix-lm needs --prefix-end-token"
+    yield (
+        d.prefix_lm or d.prefix_end_token is None,
+        f"--prefix-end-token={d.prefix_end_token} has no effect without --prefix-lm",
     )
 
 

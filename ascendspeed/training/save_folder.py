@@ -186,9 +186,12 @@ def _settings(run: RunConfig) -> dict[str, object]:
         if not isinstance(values, dict) or free is None:
             continue
         settings |= {"--" + name.replace("_", "-"): value for name, value in values.items() if name not in free}
-    return settings | {
+    settings |= {
         "--device": run.parallel.device or devices.current().name,
         "--global-batch-size": run.global_batch_size,
         "--lr-decay-iters": run.lr_decay_iters,
         "number of processes": run.world_size,
     }
+    return {
+        name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()
+    }  # as JSON has it

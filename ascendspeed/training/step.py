@@ -22,7 +22,8 @@ from torch import Tensor
 
 from ascendspeed.device import Device
 from ascendspeed.training.configs import RunConfig
-from ascendspeed.training.data import Batch, Data, validation_batches
+from ascendspeed.training.data import Data, validation_batches
+from ascendspeed.training.masks import Batch, packed_seq_params, schedule_shape
 from ascendspeed.training.mistakes import Mistake
 
 __all__ = ["StepResult", "gathered_parameters", "train_step", "validate"]
@@ -103,13 +104,14 @@ def _forward_backward(
     """Run the schedule; return the mean loss over the tokens of all data-parallel ranks, summed in float64."""
     # Every chunk of every stage reads the same micro-batches; they are loaded once.
     streams = itertools.tee(itertools.islice(micro_batches, num_microbatches), len(model))
+    seq_length, micro_batch_size = schedule_shape(run)
     sums: list[Tensor] = get_forward_backward_func()(
         forward_step_func=partial(_forward_step, device.current_device()),
         data_iterator=list(streams),
         model=model,
         num_microbatches=num_microbatches,
-        seq_length=run.model.seq_length,
-        micro_batch_size=run.training.micro_batch_size,
+        seq_length=seq_length,
+        micro_batch_size=micro_batch_size,
         forward_only=forward_only,
     )
     mine = torch.stack(sums).cpu().double().sum(dim=0) if sums else torch.zeros(2, dtype=torch.float64)
@@ -125,10 +127,22 @@ def _forward_backward(
 def _forward_step(
     device: torch.device, micro_batches: Iterator[Batch], model: DistributedDataParallel
 ) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]]:
-    """The loss of every token of a micro-batch, [B, S], and the function that sums them: what the schedule asks for."""
-    batch = {name: tensor.to(device, non_blocking=True) for name, tensor in next(micro_batches).items()}
-    losses = model(batch["tokens"], batch["position_ids"], attention_mask=None, labels=batch["labels"])
-    return losses, partial(_sum_losses, batch["loss_mask"])
+    """The loss of every token of a micro-batch, [B, S], and the function that sums them: what the schedule asks for.
+
+    Every pipeline stage reads the batch, for its layers need what it says of documents and prefixes.
+    """
+    batch = next(micro_batches)
+    tokens, positions, labels, loss_mask = (
+        batch[name].to(device, non_blocking=True) for name in ("tokens", "position_ids", "labels", "loss_mask")
+    )
+    losses = model(
+        tokens,
+        positions,
+        attention_mask=batch.get("prefix"),  # stays on the CPU, as the documents' lengths: they are read there
+        labels=labels,
+        packed_seq_params=packed_seq_params(batch["cu_seqlens"]) if "cu_seqlens" in batch else None,
+    )
+    return losses, partial(_sum_losses, loss_mask)
 
 
 def _sum_losses(loss_mask: Tensor, losses: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -39,6 +39,8 @@ MEGATRON_DEFAULTS = {
     "rotary_base": 10000,
     "rotary_percent": 1.0,
     "normalization": "LayerNorm",
+    "window_size": None,
+    "window_attn_skip_freq": None,
     "norm_epsilon": 1e-5,
     "attention_dropout": 0.1,
     "hidden_dropout": 0.1,
@@ -78,13 +80,13 @@ def test_defaults_are_megatrons(name):
     assert declared[name] == MEGATRON_DEFAULTS[name]
 
 
-def test_every_honoured_flag_but_device_is_one_of_megatrons():
+def test_every_honoured_flag_but_ours_is_one_of_megatrons():
     names = {f.name.replace("_", "-") for group in flags.GROUPS.values() for f in dataclasses.fields(group)}
-    assert names - known_flags.MEGATRON_LM == {"device"}
+    assert names - known_flags.MEGATRON_LM == {"device", "prefix-lm", "prefix-end-token"}
     ours = {
         f.name for group in flags.GROUPS.values() for f in dataclasses.fields(group) if "(ours)" in f.metadata["help"]
     }
-    assert ours == {"device"}
+    assert ours == {"device", "prefix_lm", "prefix_end_token"}
     assert "unless marked (ours)" in DOCS.read_text(encoding="utf-8")
 
 
@@ -130,6 +132,7 @@ def test_rotary_has_two_names():
 
 
 ROPE = ["--position-embedding-type", "rope"]
+PREFIX = ["--prefix-lm", "--prefix-end-token", "5"]
 FULL = ["--recompute-granularity", "full", "--recompute-method"]
 RULES = [
     (["--num-layers", "0"], "--num-layers=0 is not positive"),
@@ -168,6 +171,17 @@ RULES = [
     (["--lr-warmup-iters", "6"], "a warm-up of 6 iterations is not shorter than --lr-decay-iters=6"),
     (["--lr-warmup-iters", "1", "--lr-warmup-fraction", "0.1"], "exclude each other"),
     (["--weight-decay", "-1"], "--weight-decay=-1.0 is negative"),
+    (["--window-size", "3,1"], "--window-size=3,1: the layers are causal and see no later key; RIGHT must be 0"),
+    (["--window-size", "3"], "argument --window-size: '3' is not LEFT,RIGHT"),
+    (["--window-size", "3,0", *PREFIX], "--window-size=3,0 and --prefix-lm exclude each other"),
+    (["--window-attn-skip-freq", "2"], "--window-attn-skip-freq=2 has no effect without --window-size"),
+    (["--window-size=3,0", "--window-attn-skip-freq", "1"], "--window-attn-skip-freq=1 leaves no layer a window"),
+    (["--window-size=3,0", "--window-attn-skip-freq", "[0]*2"], "=[0, 0] leaves no layer a window"),
+    (["--window-size=3,0", "--window-attn-skip-freq", "[1]"], "=[1] has 1 entries for --num-layers=2"),
+    (["--window-size=3,0", "--window-attn-skip-freq", "x"], "argument --window-attn-skip-freq: 'x' is neither"),
+    ([*ROPE, "--reset-position-ids"], "--reset-position-ids has no effect with --position-embedding-type=rope"),
+    (["--prefix-lm"], "--prefix-lm needs --prefix-end-token"),
+    (["--prefix-end-token", "5"], "--prefix-end-token=5 has no effect without --prefix-lm"),
     (["--data-path", "a", "b"], "--data-path: 2 paths"),
     (["--exit-on-missing-checkpoint"], "--exit-on-missing-checkpoint needs --load"),
     (["--lr", "fast"], "argument --lr: invalid float value: 'fast'"),
@@ -273,6 +287,14 @@ def test_selective_recomputation_has_two_names():
     by_switch = flags.parse([*SMALL, "--recompute-activations"], world_size=1)
     assert by_switch == flags.parse([*SMALL, "--recompute-granularity", "selective"], world_size=1)
     assert by_switch.model.recompute_granularity == "selective"
+
+
+def test_masks_that_go_together_pass():
+    run = flags.parse([*SMALL, *PREFIX, *ROPE, "--reset-attention-mask", "--reset-position-ids"], world_size=1)
+    assert (run.data.prefix_lm, run.data.reset_attention_mask) == (True, True)
+    run = flags.parse([*SMALL, "--window-size=7,0", "--window-attn-skip-freq", "[1,0]"], world_size=1)
+    assert (run.model.window_size, run.model.window_attn_skip_freq) == ((7, 0), (1, 0))
+    assert flags.parse([*SMALL, "--reset-position-ids"], world_size=1).data.reset_position_ids
 
 
 def test_required_flags_are_asked_for():
