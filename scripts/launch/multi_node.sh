@@ -1,0 +1,86 @@
+#!/usr/bin/env bash
+# Start a recipe on every node of a list over ssh; when one node fails, end the others.
+#
+#   HOSTS="node0 node1" NPROC_PER_NODE=8 bash scripts/launch/multi_node.sh examples/pretrain_gpt.sh --bf16
+#   HOSTFILE=hosts.txt bash scripts/launch/multi_node.sh examples/pretrain_gpt.sh       # a host per line, # comments
+#   DRY_RUN=1 HOSTS="node0 node1" bash scripts/launch/multi_node.sh examples/pretrain_gpt.sh   # each node's command
+#
+# It only fills NNODES, NODE_RANK and MASTER_ADDR; the first host is node 0. This folder has to be at the same path on
+# every node. The settings of the recipe travel along, and the variables that LAUNCH_ENV names. Every line of output
+# begins with its host; the exit status is that of the first node that failed. Settings: docs/environment.md.
+set -euo pipefail
+fail() {
+  echo "multi_node.sh: $*" >&2
+  exit 1
+}
+
+[[ $# -gt 0 ]] || fail "give the recipe: HOSTS=\"node0 node1\" bash scripts/launch/multi_node.sh examples/pretrain_gpt.sh"
+[[ -f "$1" ]] || fail "$1 is no file in $PWD"
+if [[ -n "${HOSTFILE:-}" ]]; then
+  [[ -z "${HOSTS:-}" ]] || fail "HOSTS and HOSTFILE are both set: give one of them"
+  [[ -r "$HOSTFILE" ]] || fail "HOSTFILE=$HOSTFILE cannot be read"
+  HOSTS="$(sed 's/#.*//' "$HOSTFILE" | awk 'NF { print $1 }')"
+fi
+read -r -d '' -a hosts <<<"${HOSTS:-}" || true
+((${#hosts[@]} > 0)) || fail "HOSTS=\"node0 node1\" or HOSTFILE must name the nodes"
+twice="$(printf '%s\n' "${hosts[@]}" | sort | uniq -d)"
+[[ -z "$twice" ]] || fail "the host ${twice%%$'\n'*} is named twice: one entry per node, NPROC_PER_NODE says how many processes"
+[[ -z "${NNODES:-}" || "$NNODES" == "${#hosts[@]}" ]] || fail "NNODES=$NNODES, but there are ${#hosts[@]} hosts"
+
+export NNODES="${#hosts[@]}" MASTER_ADDR="${MASTER_ADDR:-${hosts[0]}}"
+: "${LAUNCH_SSH:=ssh -o BatchMode=yes -o ConnectTimeout=10}" "${LAUNCH_ENV:=}"
+read -r -a ssh <<<"$LAUNCH_SSH"
+read -r -a more <<<"$LAUNCH_ENV"
+
+# NAME=value, quoted, of every variable that is set here and travels.
+settings=()
+for name in NNODES MASTER_ADDR MASTER_PORT NPROC_PER_NODE MAX_RESTARTS RENDEZVOUS_SECONDS SOCKET_IFNAME OMP_NUM_THREADS \
+  DEVICE DATA_PATH SAVE_DIR DRY_RUN VIRTUAL_ENV CONDA_PREFIX ${more[@]+"${more[@]}"}; do
+  if [[ -n "${!name:-}" ]]; then settings+=("$(printf '%q' "$name=${!name}")"); fi
+done
+recipe="$(printf '%q ' bash "$@")"
+
+folder="$(mktemp -d)"
+trap 'rm -rf "$folder"' EXIT
+mkfifo "$folder/alive"
+exec 7<>"$folder/alive"
+
+# What a node runs: the recipe, until it ends or standard input does, which it does when this script has ended.
+node_command() {
+  printf 'cd %q && exec 3<&0 && { env NODE_RANK=%d %s %s</dev/null & job=$!; ' "$PWD" "$1" "${settings[*]}" "$recipe"
+  # shellcheck disable=SC2016
+  printf '%s' '{ cat <&3; kill -TERM $job; } >/dev/null 2>&1 & watch=$!; exec 3<&-; ' \
+    'wait $job; code=$?; kill $watch 2>/dev/null; exit $code; }'
+}
+
+for rank in "${!hosts[@]}"; do
+  {
+    exec 7>&-
+    code=0
+    "${ssh[@]}" "${hosts[rank]}" "bash -c $(printf '%q' "$(node_command "$rank")")" <"$folder/alive" 2>&1 |
+      sed -u "s/^/[${hosts[rank]}] /" || code="${PIPESTATUS[0]}"
+    echo "$code" >"$folder/$rank"
+    exit "$code"
+  } &
+done
+
+end_all() { exec 7>&-; }
+trap end_all INT TERM HUP
+
+# The first failure, in the order of time; then the others have a while to say why they end, and end in any case.
+first=""
+grace=150 # tenths of a second
+while (($(jobs -pr | wc -l) > 0)); do
+  for rank in "${!hosts[@]}"; do
+    if [[ -z "$first" && -s "$folder/$rank" && "$(<"$folder/$rank")" != 0 ]]; then
+      first="$rank"
+      echo "multi_node.sh: ${hosts[rank]} (node $rank) ended with status $(<"$folder/$rank"): ending the job on all nodes" >&2
+    fi
+  done
+  if [[ -n "$first" ]] && ((grace-- == 0)); then end_all; fi
+  sleep 0.1
+done
+for rank in "${!hosts[@]}"; do
+  if [[ -z "$first" && "$(<"$folder/$rank")" != 0 ]]; then first="$rank"; fi
+done
+if [[ -n "$first" ]]; then exit "$(<"$folder/$first")"; fi
