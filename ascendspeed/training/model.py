@@ -25,7 +25,7 @@ from ascendspeed.training.configs import RunConfig
 from ascendspeed.training.data import padded_vocab_size
 from ascendspeed.training.masks import mask_kind
 
-__all__ = ["build", "build_chunk", "transformer_config"]
+__all__ = ["build", "build_chunk", "transformer_config", "with_buffers"]
 
 
 def build(run: RunConfig, device: Device, vocab_size: int) -> list[DistributedDataParallel]:
@@ -40,6 +40,17 @@ def build(run: RunConfig, device: Device, vocab_size: int) -> list[DistributedDa
     for chunk in range(run.virtual_stages):
         gpt = build_chunk(run, config, vocab_size, chunk).to(device.current_device())
         modules.append(Float16Module(config, gpt) if run.model.bf16 else gpt)
+    chunks = with_buffers(run, config, modules)
+    for chunk in chunks:
+        chunk.broadcast_params()
+    _tell_the_schedule(config, chunks)
+    return chunks
+
+
+def with_buffers(
+    run: RunConfig, config: TransformerConfig, modules: list[torch.nn.Module]
+) -> list[DistributedDataParallel]:
+    """This rank's model chunks with their gradient buffers, and with buffers of weights for a distributed optimizer."""
     p = run.parallel
     buffers = DistributedDataParallelConfig(
         grad_reduce_in_fp32=not p.grad_reduce_in_bf16,
@@ -50,14 +61,10 @@ def build(run: RunConfig, device: Device, vocab_size: int) -> list[DistributedDa
         bucket_size=p.ddp_bucket_size,
     )
     # The reduction of every chunk but the first one is hidden behind the chunks before it: one bucket is enough.
-    chunks = [
+    return [
         DistributedDataParallel(config, buffers, module, disable_bucketing=index > 0)
         for index, module in enumerate(modules)
     ]
-    for chunk in chunks:
-        chunk.broadcast_params()
-    _tell_the_schedule(config, chunks)
-    return chunks
 
 
 def build_chunk(run: RunConfig, config: TransformerConfig, vocab_size: int, chunk: int = 0) -> GPTModel:
