@@ -123,7 +123,7 @@ def padded_vocab_size(vocab_size: int, run: RunConfig) -> int:
     if run.model.padded_vocab_size is not None:
         if run.model.padded_vocab_size < vocab_size:
             raise Mistake(
-                f"--padded-vocab-size={run.model.padded_vocab_size} is less than the {vocab_size} tokens of the tokenizer"
+                f"--padded-vocab-size={run.model.padded_vocab_size} is less than the tokenizer's {vocab_size} tokens"
             )
         return run.model.padded_vocab_size
     multiple = run.model.make_vocab_size_divisible_by * run.parallel.tensor_model_parallel_size
