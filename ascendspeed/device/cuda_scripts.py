@@ -20,12 +20,12 @@ from torch import Tensor
 from torch.distributed import ReduceOp
 
 from ascendspeed.device import Device
-from ascendspeed.device.cuda_shim import Row, is_cuda, meant, redirected_factory
+from ascendspeed.device.cuda_shim import Row, is_cuda, meant, moved, redirected_factory
 
 __all__ = ["SCRIPT_ROWS"]
 
 
-def _moved(device: Device, method: Callable[..., Any]) -> Callable[..., Any]:
+def _to(device: Device, method: Callable[..., Any]) -> Callable[..., Any]:
     """Tensor.to and Module.to: "cuda" among the arguments is the chosen device."""
 
     @functools.wraps(method)
@@ -36,17 +36,6 @@ def _moved(device: Device, method: Callable[..., Any]) -> Callable[..., Any]:
         return method(self, *args, **kwargs)
 
     return to
-
-
-def _cuda_method(chosen: Device, original: Callable[..., Any]) -> Callable[..., Any]:
-    """Tensor.cuda and Module.cuda, with a number, a device or nothing."""
-
-    @functools.wraps(original)
-    def cuda(self: Any, device: Any = None, non_blocking: bool = False, **_: Any) -> Any:
-        where = "cuda" if device is None else f"cuda:{device}" if isinstance(device, int) else device
-        return self.to(meant(chosen, where) if is_cuda(where) else where, non_blocking=non_blocking)
-
-    return cuda
 
 
 def _collectives(device: Device, original: Callable[..., Any]) -> Callable[..., Any]:
@@ -142,7 +131,6 @@ def _swap_order(bits: Tensor) -> Tensor:
 
 
 _SET_UP = "megatron.training.initialize:_initialize_distributed"
-_BATCH = "megatron.training.utils:get_batch_on_this_tp_rank"
 _MODEL = "megatron.training.training:get_model"
 _REPORT = "megatron.training.utils:report_memory"
 _SCRIPT = "a script"
@@ -182,10 +170,9 @@ SCRIPT_ROWS: tuple[Row, ...] = (
         _reduced_exactly,
         on=("npu",),
     ),
-    Row("torch:Tensor.cuda", _BATCH, "moves the batch to the device", _cuda_method),
-    Row("torch.nn:Module.cuda", _MODEL, "moves the model to the device", _cuda_method),
-    Row("torch:Tensor.to", _SCRIPT, '.to("cuda")', _moved),
-    Row("torch.nn:Module.to", _SCRIPT, '.to("cuda")', _moved),
+    Row("torch.nn:Module.cuda", _MODEL, "moves the model to the device", moved),
+    Row("torch:Tensor.to", _SCRIPT, '.to("cuda")', _to),
+    Row("torch.nn:Module.to", _SCRIPT, '.to("cuda")', _to),
     *(
         Row(f"torch:{name}", _SCRIPT, 'device="cuda"', redirected_factory)
         for name in ("empty", "rand", "randn", "randint", "arange", "full", "zeros_like", "empty_like", "ones_like")

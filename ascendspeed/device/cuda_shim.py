@@ -31,6 +31,7 @@ __all__ = [
     "installed_for",
     "is_cuda",
     "meant",
+    "moved",
     "redirected_factory",
     "rows_of",
     "uninstall",
@@ -91,11 +92,15 @@ def redirected_factory(device: Device, factory: Callable[..., Tensor]) -> Callab
     return redirected
 
 
-def _to_device(device: Device, _: Any) -> Callable[..., Tensor]:
-    """Tensor.cuda() that moves to the chosen device."""
+def moved(chosen: Device, original: Callable[..., Any]) -> Callable[..., Any]:
+    """Tensor.cuda and Module.cuda, with a number, a device or nothing. A meta tensor holds nothing and stays one."""
 
-    def cuda(self: Tensor, *_: Any, **__: Any) -> Tensor:
-        return self if self.is_meta else self.to(device.current_device())
+    @functools.wraps(original)
+    def cuda(self: Any, device: Any = None, non_blocking: bool = False, **_: Any) -> Any:
+        if getattr(self, "is_meta", False):
+            return self
+        where = "cuda" if device is None else f"cuda:{device}" if isinstance(device, int) else device
+        return self.to(meant(chosen, where) if is_cuda(where) else where, non_blocking=non_blocking)
 
     return cuda
 
@@ -187,7 +192,7 @@ ROWS: tuple[Row, ...] = (
         "torch:Tensor.cuda",
         "megatron.core.models.common.language_module.language_module:LanguageModule.setup_embeddings_and_output_layer",
         "moves the tied embedding of the first and the last pipeline stage with .cuda()",
-        _to_device,
+        moved,
     ),
     Row(
         "torch:Tensor.type",

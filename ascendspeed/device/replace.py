@@ -21,11 +21,12 @@ def has(package: str) -> bool:
         return False
 
 
-def locate(target: str) -> tuple[Any, str]:
+def locate(target: str, *, absent: bool = False) -> tuple[Any, str]:
     """The object that holds the attribute, and the attribute's name.
 
     Args:
         target: "module:attribute"; a dotted attribute reaches into a class.
+        absent: the attribute itself need not be there.
 
     Raises:
         AttributeError: there is no such module or attribute; the message is the target.
@@ -36,7 +37,7 @@ def locate(target: str) -> tuple[Any, str]:
         owner = functools.reduce(getattr, parents, importlib.import_module(module))
     except (ModuleNotFoundError, AttributeError) as error:
         raise AttributeError(target) from error
-    if not hasattr(owner, name):
+    if not absent and not hasattr(owner, name):
         raise AttributeError(target)
     return owner, name
 
@@ -51,13 +52,16 @@ class Replacements:
         return target in self._before
 
     def replace(self, target: str, make: Callable[[Any], Any]) -> None:
-        """Set the attribute to make(what is there now).
+        """Set the attribute to make(what is there now, or None).
 
         Raises:
             AttributeError: as locate().
+            ValueError: it is replaced already.
         """
-        owner, name = locate(target)
-        replacement = make(getattr(owner, name))
+        if target in self._before:
+            raise ValueError(f"{target} is replaced already")
+        owner, name = locate(target, absent=True)
+        replacement = make(getattr(owner, name, None))
         self._before[target] = vars(owner).get(name, _INHERITED)
         setattr(owner, name, replacement)
 

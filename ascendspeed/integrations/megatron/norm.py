@@ -35,9 +35,9 @@ def norm_class(config: TransformerConfig) -> type[torch.nn.Module]:
     Raises:
         ValueError: config.normalization is neither "LayerNorm" nor "RMSNorm".
         NotImplementedError: a variant that only Transformer Engine or apex has: layernorm_zero_centered_gamma,
-            persist_layer_norm, memory_efficient_layer_norm.
+            memory_efficient_layer_norm. persist_layer_norm names a kernel of apex's and means nothing here.
     """
-    for field in ("layernorm_zero_centered_gamma", "persist_layer_norm", "memory_efficient_layer_norm"):
+    for field in ("layernorm_zero_centered_gamma", "memory_efficient_layer_norm"):
         if getattr(config, field):
             raise NotImplementedError(f"{field}=True is not supported by the norms of the layer spec; it must be False")
     norms: dict[str, type[torch.nn.Module]] = {"LayerNorm": LayerNorm, "RMSNorm": RMSNorm}

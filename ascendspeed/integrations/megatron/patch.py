@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import re
 import sys
+import types
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ class Patch:
     reason: shown by --list and in docs/megatron.md.
     versions: the releases of megatron-core that have the target, all of which it was tested with.
     needs, unless: a package without which, or with which, the patch is left out.
+    adds: the target is a global that functions of the module read, but that an import has left undefined.
     """
 
     target: str
@@ -37,6 +39,7 @@ class Patch:
     versions: str
     needs: str | None = None
     unless: str | None = None
+    adds: bool = False
 
     def applies_to(self, version: str) -> bool:
         """Whether this megatron-core, among the packages that are installed here, is patched so."""
@@ -53,12 +56,18 @@ class Patch:
             AttributeError: Megatron has moved it; the message is the target and what it was tested with.
         """
         try:
-            locate(self.target)
+            owner, name = locate(self.target, absent=self.adds)
+            if self.adds and not any(name in each.__code__.co_names for each in _functions(owner)):
+                raise AttributeError(self.target)
         except AttributeError as error:
             raise AttributeError(
                 f"{self.target} is not in megatron-core {megatron_version()}, which has moved it; "
                 f"the patch was tested with {self.versions}"
             ) from error
+
+
+def _functions(module: Any) -> list[types.FunctionType]:
+    return [each for each in vars(module).values() if isinstance(each, types.FunctionType)]
 
 
 class MegatronCopiesError(RuntimeError):

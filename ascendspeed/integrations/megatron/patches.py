@@ -17,6 +17,7 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from ascendspeed.integrations.megatron.attention import AscendDotProductAttention
 from ascendspeed.integrations.megatron.norm import norm_class
 from ascendspeed.integrations.megatron.patch import Patch
+from ascendspeed.integrations.megatron.te_spec import MODULES, announced, spec_provider
 
 __all__ = ["PATCHES", "TESTED"]
 
@@ -75,6 +76,22 @@ def _norm_for_sequence_parallelism(original: Callable[..., Any]) -> Any:
     return staticmethod(__new__)
 
 
+def _given(module: type, _: Any) -> type:
+    return module
+
+
+def _new_enough(_: Any) -> Callable[[str], bool]:
+    """is_te_min_version, which would import Transformer Engine to see its version."""
+
+    def is_te_min_version(version: str, **_: Any) -> bool:
+        announced()
+        return True
+
+    return is_te_min_version
+
+
+_GPT_SPECS = "megatron.core.models.gpt.gpt_layer_specs"
+
 PATCHES: tuple[Patch, ...] = (
     Patch(
         "megatron.core.transformer.dot_product_attention:DotProductAttention.__init__",
@@ -94,5 +111,39 @@ PATCHES: tuple[Patch, ...] = (
         _norm_for_sequence_parallelism,
         "torch's norms with the mark that sequence parallelism needs, instead of a refusal",
         TESTED,
+    ),
+    Patch(
+        f"{_GPT_SPECS}:TESpecProvider",
+        lambda _: spec_provider(),
+        "a Transformer Engine spec of GPT without Transformer Engine: Megatron's own modules",
+        ">=0.13,<0.17",
+        unless="transformer_engine",
+        adds=True,
+    ),
+    Patch(
+        f"{_GPT_SPECS}:TENorm",
+        functools.partial(_given, MODULES["TENorm"]),
+        "the same, after the last layer",
+        ">=0.13,<0.17",
+        unless="transformer_engine",
+        adds=True,
+    ),
+    *(
+        Patch(
+            f"{_GPT_SPECS}:{name}",
+            functools.partial(_given, module),
+            "a Transformer Engine spec of GPT without Transformer Engine: Megatron's own modules",
+            ">=0.12,<0.13",
+            unless="transformer_engine",
+            adds=True,
+        )
+        for name, module in MODULES.items()
+    ),
+    Patch(
+        f"{_GPT_SPECS}:is_te_min_version",
+        _new_enough,
+        "the same: it would import Transformer Engine",
+        ">=0.12,<0.13",
+        unless="transformer_engine",
     ),
 )

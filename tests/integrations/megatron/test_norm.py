@@ -34,9 +34,7 @@ def test_an_unknown_norm_is_refused():
         norm_class(settings)
 
 
-@pytest.mark.parametrize(
-    "field", ["layernorm_zero_centered_gamma", "persist_layer_norm", "memory_efficient_layer_norm"]
-)
+@pytest.mark.parametrize("field", ["layernorm_zero_centered_gamma", "memory_efficient_layer_norm"])
 def test_a_fused_variant_is_refused(field):
     with pytest.raises(NotImplementedError, match=f"{field}=True is not supported"):
         norm_class(config(**{field: True}))
