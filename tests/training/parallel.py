@@ -20,11 +20,13 @@ from torch import Tensor
 from ascendspeed.training import data, flags, model, optimizer, step
 from ascendspeed.training.configs import RunConfig
 from ascendspeed.training.initialize import world
+from ascendspeed.training.masks import SampleMasks
 from tests.support.device import DEVICE
 
-__all__ = ["GPT2", "LLAMA", "STEPS", "Case", "Outcome", "train", "train_each"]
+__all__ = ["GPT2", "LLAMA", "PACKED", "PREFIXES", "STEPS", "Case", "Outcome", "train", "train_each"]
 
 STEPS, LENGTH, VOCAB, BATCH = 3, 16, 96, 8
+END, PREFIX_END = 94, 95  # the tokens that end a document and a prefix
 COMMON = (
     f"--num-layers 4 --hidden-size 32 --num-attention-heads 4 --seq-length {LENGTH} --max-position-embeddings {LENGTH} "
     f"--micro-batch-size 1 --global-batch-size {BATCH} --train-iters {STEPS} --attention-dropout 0 --hidden-dropout 0 "
@@ -35,6 +37,8 @@ LLAMA = (
     "--position-embedding-type rope --normalization RMSNorm --swiglu --disable-bias-linear "
     "--untie-embeddings-and-output-weights --group-query-attention --num-query-groups 2 "
 )
+PACKED = LLAMA + "--micro-batch-size 2 --reset-attention-mask --window-size 4,0 --window-attn-skip-freq 2 "
+PREFIXES = GPT2 + f"--reset-attention-mask --prefix-lm --prefix-end-token {PREFIX_END} "
 
 
 @dataclass(frozen=True)
@@ -103,14 +107,24 @@ def _batches(run: RunConfig, iteration: int) -> Iterator[data.Batch]:
     generator = torch.Generator().manual_seed(iteration)
     tokens = torch.randint(0, VOCAB, (BATCH, LENGTH + 1), generator=generator)
     mask = (torch.rand(BATCH, LENGTH, generator=generator) > 0.2).float()
+    if run.data.reset_attention_mask:  # documents that end in all samples elsewhere, with prefixes in some
+        tokens[torch.arange(BATCH), torch.arange(BATCH) + 3] = END
+        tokens[::2, 2] = tokens[1::2, 12] = PREFIX_END
+    prefix_end = PREFIX_END if run.data.prefix_lm else None
+    collate = SampleMasks(run.data.reset_attention_mask, END, prefix_end)
     size, ranks = run.training.micro_batch_size, run.data_parallel_size
     for picked in data._MicroBatches(BATCH, 0, BATCH, size, parallel_state.get_data_parallel_rank(), ranks):
-        yield {
-            "tokens": tokens[picked, :-1],
-            "labels": tokens[picked, 1:],
-            "position_ids": torch.arange(LENGTH).expand(size, -1),
-            "loss_mask": mask[picked],
-        }
+        yield collate(
+            [
+                {
+                    "tokens": tokens[sample, :-1],
+                    "labels": tokens[sample, 1:],
+                    "position_ids": torch.arange(LENGTH),
+                    "loss_mask": mask[sample],
+                }
+                for sample in picked
+            ]
+        )
 
 
 def _parameters(chunks: list[DistributedDataParallel]) -> Iterator[tuple[str, torch.nn.Parameter]]:

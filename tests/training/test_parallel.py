@@ -17,13 +17,18 @@ import torch
 from torch import Tensor
 
 from tests.support.ranks import run_ranks
-from tests.training.parallel import GPT2, LLAMA, STEPS, Case, Outcome, train, train_each
+from tests.training.parallel import GPT2, LLAMA, PACKED, PREFIXES, STEPS, Case, Outcome, train, train_each
 
 pytestmark = pytest.mark.distributed
 
 FLOAT32 = 2 * (2 * 132 * 128) ** 0.5 * 2**-24
 BFLOAT16 = 2 * (2 * 132) ** 0.5 * 2**-9
-NAMES = {GPT2: "tied embeddings, learned positions", LLAMA: "rope, RMSNorm, SwiGLU, GQA"}
+NAMES = {
+    GPT2: "tied embeddings, learned positions",
+    LLAMA: "rope, RMSNorm, SwiGLU, GQA",
+    PACKED: "the latter with packed documents and windows",
+    PREFIXES: "the former with packed documents and prefixes",
+}
 
 PP = "--pipeline-model-parallel-size 2 "
 VPP = PP + "--num-layers-per-virtual-pipeline-stage 1 "
@@ -44,9 +49,12 @@ CASES = {
         Case(GPT2, VPP),
         Case(LLAMA, VPP),
         Case(LLAMA, VPP + FULL),
+        Case(PACKED, VPP),
+        Case(PREFIXES, PP),
     ],
     4: [
         Case(GPT2, SP + PP),
+        Case(PACKED, SP + PP),
         Case(LLAMA, SP + VPP + SELECTIVE),
         Case(LLAMA, TP),
         Case(LLAMA, TP + OVERLAP),
