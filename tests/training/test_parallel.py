@@ -75,7 +75,7 @@ def outcomes() -> dict[tuple[int, Case], Outcome]:
     models = dict.fromkeys((case.model, BF16 if BF16 in case.how else "") for _, case in ALL)
     found = {(1, Case(*each)): train(Case(*each)) for each in models}
     for ranks, cases in CASES.items():
-        results = run_ranks(ranks, train_each, cases)
+        results = run_ranks(ranks, train_each, cases, timeout=400)
         for index, case in enumerate(cases):
             each = [result[index] for result in results]
             assert all(other.losses == each[0].losses and other.grad_norms == each[0].grad_norms for other in each)
