@@ -89,7 +89,7 @@ class ModelConfig:
         None, "which layers, with --recompute-granularity full", choices=("uniform", "block")
     )
     recompute_num_layers: int | None = _flag(
-        None, "layers per recomputed chunk (uniform) or in all (block), per pipeline stage, layers"
+        None, "layers per recomputed unit (uniform) or in all (block) of a model chunk, layers"
     )
 
     @property

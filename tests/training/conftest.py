@@ -11,7 +11,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture
 def parallel_table(pytestconfig: pytest.Config) -> list:
-    """Append (model, how it is cut, error of the losses, of the first gradients, of the weights' changes)."""
+    """Append (model, how it is cut, error of the losses, of the first gradients, of the weights' changes or None)."""
     return pytestconfig.stash[_TABLE]
 
 
@@ -23,4 +23,5 @@ def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
     terminalreporter.line("| model | cut | losses | first gradients | change of the weights |")
     terminalreporter.line("|---|---|---|---|---|")
     for model, cut, *errors in table:
-        terminalreporter.line(f"| {model} | {cut} | " + " | ".join(f"{error:.1e}" for error in errors) + " |")
+        cells = ("-" if error is None else f"{error:.1e}" for error in errors)
+        terminalreporter.line(f"| {model} | {cut} | " + " | ".join(cells) + " |")
