@@ -162,7 +162,9 @@ class _Count:
             layers, number = self.run.layers_per_chunk, m.recompute_num_layers or 1
             # Layers that are not recomputed are the last ones, free again when the backward pass reaches the others.
             at_once, freed = (number, 0) if m.recompute_method == "uniform" else (1, max(0, layers - number))
-            recomputed = max(0, (at_once - freed) * self.layer())
+            # The layer's input once more, unless LayerNorm keeps it, and the output of the last layer.
+            again = (m.normalization == "RMSNorm") + (freed > 0)
+            recomputed = max(0, (at_once - freed) * self.layer()) + again * self.hidden - self.frequencies
         # The gradient of tied embeddings waits for its second part, the embedding's.
         tied = not m.untie_embeddings_and_output_weights and self.run.parallel.pipeline_model_parallel_size == 1
         waiting = self.V * self.H * self.E if tied else 0
@@ -172,8 +174,11 @@ class _Count:
         """In the output layer: logits beside their float32 copy; later their gradient, the input's, the weight's."""
         token = self.S * self.B * self.E
         gathered = token * self.H if self.s < self.S else 0
-        backward = token * self.H + self.V * self.H * self.E + self.hidden - self.S * self.B * self.V * _FLOAT32
-        return gathered + token * self.V + max(0, backward) + self.frequencies
+        # The last norm's input is still at hand; LayerNorm keeps it anyway.
+        forward = token * self.V + (self.hidden if self.run.model.normalization == "RMSNorm" else 0)
+        freed = self.S * self.B * self.V * _FLOAT32
+        backward = token * (self.V + self.H) + self.V * self.H * self.E + self.hidden - freed
+        return gathered + max(forward, backward) + self.frequencies
 
 
 def _refuse_what_is_not_counted(run: RunConfig) -> None:
