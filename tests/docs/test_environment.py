@@ -16,6 +16,7 @@ PYTHON_NAMES = re.compile(r"""["'](\w+_SOCKET_IFNAME|ACL_DEVICE_SYNC_TIMEOUT)["'
 OURS = re.compile(r"""["'](ASCENDSPEED_[A-Z0-9_]+)["']""")
 # Our scripts' own variables are in small letters.
 SHELL_READS = re.compile(r"\$\{?!?([A-Z][A-Z0-9_]*)")
+SHELL_PRESETS = re.compile(r"^([A-Z][A-Z0-9_]*) \|", re.MULTILINE)  # the table of scripts/launch/ascend.sh
 
 
 def variables_read() -> Iterator[tuple[str, str]]:
@@ -27,7 +28,7 @@ def variables_read() -> Iterator[tuple[str, str]]:
     for files, patterns in (
         (python, [PYTHON_READS, PYTHON_ASKS, PYTHON_NAMES, OURS]),
         (cpp, [CPP_READS, OURS]),
-        (shell, [SHELL_READS]),
+        (shell, [SHELL_READS, SHELL_PRESETS]),
     ):
         for file in files:
             code = (
