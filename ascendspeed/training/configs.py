@@ -13,6 +13,7 @@ from ascendspeed.training.flag_values import layer_pattern, pair_of_keys
 __all__ = [
     "CheckpointConfig",
     "DataConfig",
+    "DeepSpeedConfig",
     "ModelConfig",
     "OptimizerConfig",
     "ParallelConfig",
@@ -223,6 +224,15 @@ class ReportConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DeepSpeedConfig:
+    """DeepSpeed, of `ascendspeed.training.deepspeed.pretrain_gpt` alone."""
+
+    deepspeed_config: str = _flag(_REQUIRED, "DeepSpeed's JSON file (ours)")
+    zero_stage: int | None = _flag(None, "stage of ZeRO, 1, 2 or 3; what the JSON file says (ours)")
+    ds_sequence_parallel_size: int = _flag(1, "processes that share each sequence, by Ulysses, processes (ours)")
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """All settings of a run, and the number of processes it runs in."""
 
@@ -234,13 +244,19 @@ class RunConfig:
     checkpoint: CheckpointConfig
     report: ReportConfig
     world_size: int
+    deepspeed: DeepSpeedConfig | None = None
 
     @property
     def data_parallel_size(self) -> int:
-        """Processes per copy of a layer's shard."""
+        """Processes per copy of a layer's shard, and per slice of a sequence."""
         return self.world_size // (
-            self.parallel.tensor_model_parallel_size * self.parallel.pipeline_model_parallel_size
+            self.parallel.tensor_model_parallel_size * self.parallel.pipeline_model_parallel_size * self.sequence_slices
         )
+
+    @property
+    def sequence_slices(self) -> int:
+        """Processes that share each sequence, by Ulysses."""
+        return 1 if self.deepspeed is None else self.deepspeed.ds_sequence_parallel_size
 
     @property
     def virtual_stages(self) -> int:

@@ -103,7 +103,7 @@ def _batches(data: Data, dataset: Dataset[Batch], run: RunConfig, first: int, la
         first=first,
         last=last,
         size=run.training.micro_batch_size,
-        rank=parallel_state.get_data_parallel_rank(),
+        rank=parallel_state.get_data_parallel_rank() // run.sequence_slices,  # neighbours share their samples
         ranks=run.data_parallel_size,
     )
     # A loader draws a seed for its workers when it starts. From the default generator that would move the dropout of

@@ -19,7 +19,7 @@ from ascendspeed.training import timeouts
 from ascendspeed.training.configs import RunConfig
 from ascendspeed.training.mistakes import Mistake
 
-__all__ = ["world"]
+__all__ = ["seed_generators", "world"]
 
 
 @contextlib.contextmanager
@@ -44,7 +44,7 @@ def world(run: RunConfig) -> Iterator[Device]:
             virtual_pipeline_model_parallel_size=run.virtual_stages if run.virtual_stages > 1 else None,
             create_gloo_process_groups=False,  # for checkpoints of a kind that is not used
         )
-        _seed(run.training.seed)
+        seed_generators(run.training.seed)
         with warnings.catch_warnings():
             _quieten()
             yield device
@@ -75,7 +75,7 @@ def _tell_hccl(seconds: int) -> int:
     return timeouts.torch_limit(seconds, os.environ)
 
 
-def _seed(seed: int) -> None:
+def seed_generators(seed: int) -> None:
     """Seed every generator, of each pipeline stage by 100 more than of the one before, as Megatron-LM does.
 
     Megatron's tracker gives each tensor-parallel rank dropout of its own where it must.

@@ -1,5 +1,7 @@
 """megatron-core's Adam and its schedule of learning rate and weight decay, from the settings."""
 
+from typing import Any
+
 import torch
 from megatron.core.distributed import DistributedDataParallel
 from megatron.core.optimizer import MegatronOptimizer, OptimizerConfig, get_megatron_optimizer
@@ -7,7 +9,7 @@ from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 
 from ascendspeed.training.configs import RunConfig
 
-__all__ = ["build"]
+__all__ = ["build", "build_schedule"]
 
 
 def build(run: RunConfig, model: list[DistributedDataParallel]) -> tuple[MegatronOptimizer, OptimizerParamScheduler]:
@@ -31,8 +33,13 @@ def build(run: RunConfig, model: list[DistributedDataParallel]) -> tuple[Megatro
         model,
         use_gloo_process_groups=False,
     )
-    samples = run.global_batch_size
-    scheduler = OptimizerParamScheduler(
+    return optimizer, build_schedule(run, optimizer)
+
+
+def build_schedule(run: RunConfig, optimizer: Any) -> OptimizerParamScheduler:
+    """The scheduler that sets the rates of whatever has param_groups: Megatron's optimizer, or one of torch's."""
+    o, samples = run.optimizer, run.global_batch_size
+    return OptimizerParamScheduler(
         optimizer,
         init_lr=o.lr_warmup_init,
         max_lr=o.lr,
@@ -46,4 +53,3 @@ def build(run: RunConfig, model: list[DistributedDataParallel]) -> tuple[Megatro
         wd_incr_style="constant",
         use_checkpoint_opt_param_scheduler=False,
     )
-    return optimizer, scheduler

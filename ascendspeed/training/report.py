@@ -6,10 +6,11 @@ Only rank 0 reports; on the other ranks every method does nothing.
 import math
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 import torch.distributed as dist
-from megatron.core.distributed import DistributedDataParallel
 from torch.utils.tensorboard.writer import SummaryWriter
 from tqdm import tqdm
 
@@ -23,7 +24,7 @@ __all__ = ["Report", "introduce"]
 
 
 def introduce(
-    run: RunConfig, device: Device, data: Data, model: list[DistributedDataParallel], resumed: int | None
+    run: RunConfig, device: Device, data: Data, model: Sequence[torch.nn.Module], resumed: int | None
 ) -> None:
     """Say on rank 0 what is about to be trained, on what, and from where."""
     if dist.get_rank() != 0:
@@ -44,8 +45,10 @@ def introduce(
 
 
 def _model_parallel(run: RunConfig) -> str:
-    """The two ways a model is cut, in words."""
+    """The ways a model, its training or a sequence is cut, in words."""
     p = run.parallel
+    if run.deepspeed is not None:
+        return f"ZeRO stage {run.deepspeed.zero_stage}, each sequence on {run.sequence_slices} processes"
     sequence = " with sequence parallel" if p.sequence_parallel else ""
     chunks = f" with {run.virtual_stages} model chunks each" if run.virtual_stages > 1 else ""
     return (

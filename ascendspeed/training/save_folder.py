@@ -43,6 +43,7 @@ _FREE = {
     "training": {"train_iters", "exit_interval"},
     # The content of the data, which covers the tokenizer's, is compared instead.
     "data": {"data_path", "data_cache_path", "num_workers", "tokenizer_type", "tokenizer_model"},
+    "deepspeed": {"deepspeed_config"},
     "checkpoint": None,
     "report": None,
 }
@@ -191,6 +192,7 @@ def _settings(run: RunConfig) -> dict[str, object]:
         "--global-batch-size": run.global_batch_size,
         "--lr-decay-iters": run.lr_decay_iters,
         "number of processes": run.world_size,
+        "trainer": None if run.deepspeed is None else "DeepSpeed",
     }
     return {
         name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()

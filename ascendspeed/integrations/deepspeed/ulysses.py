@@ -42,6 +42,9 @@ class UlyssesAttention(torch.nn.Module):
         heads, ranks = local.heads, dist.get_world_size(group)
         self.copies = max(1, ranks // heads.query_groups)
         local.heads = ulysses_heads(heads.head_num, heads.query_groups, ranks)
+        if local.slopes is not None:
+            first = dist.get_rank(group) * local.heads.head_num
+            local.slopes = local.slopes[first : first + local.heads.head_num]
         self.local = local
         # A method and not the module, which would be registered a second time.
         self.distributed = load("sequence.layer").DistributedAttention(self._attend, group, scatter_idx=2, gather_idx=0)

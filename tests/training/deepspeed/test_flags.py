@@ -1,0 +1,74 @@
+"""The flags under DeepSpeed: those of the trainer, less what ZeRO replaces, each with an effect or a refusal."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from ascendspeed.training import configs
+from ascendspeed.training import flags as megatron_flags
+from ascendspeed.training.deepspeed import flags
+from ascendspeed.training.mistakes import Mistake
+from tests.training.settings import SMALL
+
+ROOT = Path(__file__).parents[3]
+JSON = ["--deepspeed-config", str(ROOT / "examples" / "deepspeed" / "zero2.json")]
+
+
+def refusal(*more: str, world_size: int = 2) -> str:
+    with pytest.raises(Mistake) as caught:
+        flags.parse([*SMALL, *more], world_size=world_size)
+    return str(caught.value)
+
+
+def test_slices_of_a_sequence_are_no_samples():
+    run, _ = flags.parse([*SMALL, *JSON, "--ds-sequence-parallel-size", "2", "--deepspeed"], world_size=8)
+    assert (run.world_size, run.sequence_slices, run.data_parallel_size, run.global_batch_size) == (8, 2, 4, 8)
+
+
+def test_the_name_of_deepspeeds_own_flag_is_taken_too():
+    assert flags.parse([*SMALL, "--deepspeed_config", JSON[1]], world_size=1)[0].deepspeed.deepspeed_config == JSON[1]
+
+
+@pytest.mark.parametrize("name", flags.NOT_HONOURED)
+def test_what_zero_replaces_is_refused_by_name(name):
+    (field,) = [f for f in dataclasses.fields(configs.ParallelConfig) if f.name == name]
+    word = "--" + name.replace("_", "-")
+    values = [] if field.type is bool else ["1" if name.startswith("num_") else "2"]
+    more = {
+        "sequence_parallel": ["--tensor-model-parallel-size", "2"],
+        "num_layers_per_virtual_pipeline_stage": ["--pipeline-model-parallel-size", "2"],
+        "num_virtual_stages_per_pipeline_rank": ["--pipeline-model-parallel-size", "2"],
+    }.get(name, [])
+    said = refusal(*JSON, word, *values, *more)
+    assert said.startswith("--")
+    assert word in said or "is not honoured with DeepSpeed" in said
+
+
+def test_every_parallel_flag_is_decided():
+    """A flag that the trainer learns later is honoured here, or this list says that it is not."""
+    honoured = {"distributed_timeout_minutes", "device"}
+    assert {f.name for f in dataclasses.fields(configs.ParallelConfig)} == honoured | set(flags.NOT_HONOURED)
+
+
+def test_rules_between_the_flags():
+    assert refusal() == "the following arguments are required: --deepspeed-config/--deepspeed_config"
+    assert (
+        refusal(*JSON, "--ds-sequence-parallel-size", "3")
+        == "--ds-sequence-parallel-size=3 does not divide 2 processes"
+    )
+    assert refusal(*JSON, "--ds-sequence-parallel-size", "two").startswith(
+        "argument --ds-sequence-parallel-size: invalid"
+    )
+    odd = ["--ds-sequence-parallel-size", "2", "--seq-length", "15"]
+    assert refusal(*JSON, *odd) == "--seq-length=15 is not divisible by --ds-sequence-parallel-size=2"
+    assert refusal(*JSON, "--num-layer", "3").startswith("--num-layer is not a flag")
+
+
+def test_without_deepspeed_its_flags_are_refused():
+    with pytest.raises(Mistake, match="--ds-sequence-parallel-size is not a flag"):
+        megatron_flags.parse([*SMALL, "--ds-sequence-parallel-size", "2"], world_size=2)
+
+
+def test_the_docs_have_the_tables():
+    assert flags.markdown() in (ROOT / "docs" / "deepspeed.md").read_text(encoding="utf-8")
