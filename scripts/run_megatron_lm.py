@@ -58,7 +58,7 @@ SETTINGS = (
     "--num-layers 2 --hidden-size 64 --num-attention-heads 4 --group-query-attention --num-query-groups 2 "
     "--seq-length 64 --max-position-embeddings 64 --micro-batch-size 2 --global-batch-size 8 --train-iters 5 "
     "--lr 1e-3 --min-lr 1e-3 --lr-decay-style constant --clip-grad 1.0 --seed 1234 --attention-dropout 0 "
-    "--hidden-dropout 0 --mock-data --tokenizer-type NullTokenizer --vocab-size 127 --make-vocab-size-divisible-by 64 "
+    "--hidden-dropout 0 --mock-data --tokenizer-type NullTokenizer --vocab-size 8191 --make-vocab-size-divisible-by 64 "
     "--untie-embeddings-and-output-weights --transformer-impl local "
     "--no-gradient-accumulation-fusion --no-masked-softmax-fusion --use-cpu-initialization "
     "--log-interval 1 --eval-iters 0 --eval-interval 1000"

@@ -12,6 +12,8 @@ python="$(bash scripts/setup.sh train test deepspeed)"
 if [[ $# -gt 0 ]]; then exec "$python" -m pytest "$@"; fi
 
 "$python" -m pytest
+# The adaptor's with the oldest megatron-core it works with; above they ran with the newest.
+bash scripts/megatron_core.sh 0.12.0 python -m pytest tests/megatron_adaptor
 # With a torch_npu of its own the environment has just run them on its cards.
 if ! "$python" -c 'import importlib.util, sys; sys.exit(importlib.util.find_spec("torch_npu") is None)'; then
   bash scripts/hostcann.sh python -m pytest tests/npu tests/ops tests/integrations

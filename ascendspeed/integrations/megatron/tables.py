@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from ascendspeed.device.cuda_shim import ROWS
+from ascendspeed.device.cuda_scripts import SCRIPT_ROWS
+from ascendspeed.device.cuda_shim import ROWS, Row
 from ascendspeed.integrations.megatron.masks import MAPPING
+from ascendspeed.integrations.megatron.patches import PATCHES
 
-__all__ = ["filled", "mapping_table", "shim_table"]
+__all__ = ["filled", "mapping_table", "patches_table", "shim_table"]
 
 
 def filled(document: str) -> str:
@@ -22,7 +24,12 @@ def filled(document: str) -> str:
     Raises:
         ValueError: a table has no place in the document.
     """
-    for name, table in (("mapping", mapping_table()), ("shim", shim_table())):
+    for name, table in (
+        ("mapping", mapping_table()),
+        ("patches", patches_table()),
+        ("shim", shim_table()),
+        ("scripts", shim_table(SCRIPT_ROWS)),
+    ):
         place = re.compile(rf"(<!-- table {name} -->\n).*?(<!-- end {name} -->)", re.DOTALL)
         found = place.search(document)
         if found is None:
@@ -54,13 +61,30 @@ def mapping_table() -> str:
     )
 
 
-def shim_table() -> str:
-    """Every attribute the shim replaces and the Megatron call that needs it, as Markdown."""
+def patches_table() -> str:
+    """Every attribute of Megatron that the adaptor replaces, as Markdown."""
+    return _markdown(
+        ("replaced", "megatron-core", "because"),
+        (
+            (
+                f"`{patch.target.removeprefix('megatron.core.')}`",
+                patch.versions
+                + (f", with {patch.needs}" if patch.needs else "")
+                + (f", without {patch.unless}" if patch.unless else ""),
+                patch.reason,
+            )
+            for patch in PATCHES
+        ),
+    )
+
+
+def shim_table(rows: Sequence[Row] = ROWS) -> str:
+    """Every attribute that the shim, or a further table of it, replaces, and the call that needs it, as Markdown."""
     return _markdown(
         ("replaced", "on", "needed by", "because"),
         (
             (f"`{row.target}`", ", ".join(row.on), f"`{row.needed_by.removeprefix('megatron.core.')}`", row.reason)
-            for row in ROWS
+            for row in rows
         ),
     )
 
