@@ -17,6 +17,7 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from ascendspeed.integrations.megatron.attention import AscendDotProductAttention
 from ascendspeed.integrations.megatron.norm import norm_class
 from ascendspeed.integrations.megatron.patch import Patch
+from ascendspeed.integrations.megatron.plan_memo import PlanMemo
 from ascendspeed.integrations.megatron.te_spec import MODULES, announced, spec_provider
 
 __all__ = ["PATCHES", "TESTED"]
@@ -27,6 +28,7 @@ TESTED = ">=0.12,<0.17"  # megatron-core
 def _becomes_ours(original: Callable[..., None]) -> Callable[..., None]:
     """__init__ of Megatron's attention, after which the object is an AscendDotProductAttention. Not for sub-classes."""
     patched = (original.__module__, original.__qualname__.partition(".")[0])
+    plans = PlanMemo()  # of all models of the script: a batch's plan is made once, its lengths are read once
 
     @functools.wraps(original)
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
@@ -34,7 +36,7 @@ def _becomes_ours(original: Callable[..., None]) -> Callable[..., None]:
             original(self, *args, **kwargs)
             return
         self.__class__ = AscendDotProductAttention
-        self.__init__(*args, **kwargs)
+        self.__init__(*args, plans=plans, **kwargs)
 
     return __init__
 

@@ -11,6 +11,7 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 
 from ascendspeed.integrations.megatron import AscendDotProductAttention, attention
 from ascendspeed.integrations.megatron.contract_cases import packed_params
+from ascendspeed.integrations.megatron.patches import _becomes_ours
 from ascendspeed.integrations.megatron.plan_memo import PlanMemo
 from tests.support.device import DEVICE
 
@@ -115,3 +116,20 @@ def test_a_model_can_be_copied_and_pickled():
     call(model, torch.tensor([1, 2]))
     copy.deepcopy(model)
     assert isinstance(pickle.loads(pickle.dumps(model[0]._plans)), PlanMemo)
+
+
+def test_a_class_that_became_ours_has_one_memo_for_its_layers():
+    """Layers that Megatron's own spec builds know no other layer."""
+
+    class Theirs(torch.nn.Module):
+        def __init__(self):
+            raise AssertionError("Megatron's own __init__ runs for sub-classes only")
+
+    Theirs.__qualname__ = "Theirs"
+    Theirs.__init__.__qualname__ = "Theirs.__init__"
+    Theirs.__init__ = _becomes_ours(Theirs.__init__)
+    config = TransformerConfig(num_layers=2, hidden_size=16, num_attention_heads=2)
+    groups = types.SimpleNamespace(tp=types.SimpleNamespace(size=lambda: 1))
+    first, second = (Theirs(config, number, AttnMaskType.causal, "self", pg_collection=groups) for number in (1, 2))
+    assert isinstance(first, AscendDotProductAttention)
+    assert first._plans is second._plans
