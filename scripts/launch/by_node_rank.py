@@ -9,6 +9,7 @@ import json
 import os
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch.distributed as dist
@@ -41,12 +42,16 @@ class Refused(RendezvousError):
         self.code = code
 
 
-def register(settings: dict[str, str], mistake: Path) -> None:
+def register(settings: dict[str, str], mistake: Path, before_attempt: Callable[[], None]) -> None:
     """Make BACKEND known to torchrun. `settings` must be equal on all nodes; `mistake` is where a rank leaves word."""
-    rendezvous_handler_registry.register(BACKEND, lambda parameters: _create(parameters, settings, mistake))
+    rendezvous_handler_registry.register(
+        BACKEND, lambda parameters: _create(parameters, settings, mistake, before_attempt)
+    )
 
 
-def _create(parameters: RendezvousParameters, settings: dict[str, str], mistake: Path) -> "ByNodeRank":
+def _create(
+    parameters: RendezvousParameters, settings: dict[str, str], mistake: Path, before_attempt: Callable[[], None]
+) -> "ByNodeRank":
     # The processes meet in a store of their own for each attempt, so that none reads what an earlier attempt wrote.
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     rank, seconds = int(parameters.get("node_rank", "0")), int(parameters.get("join_timeout", "600"))
@@ -56,7 +61,8 @@ def _create(parameters: RendezvousParameters, settings: dict[str, str], mistake:
         backend, store = create_backend(parameters)
     except RendezvousError as error:
         raise Refused(f"the rendezvous at {parameters.endpoint} cannot be opened: {error.__cause__ or error}") from None
-    return ByNodeRank(create_handler(store, backend, parameters), store, parameters, rank, settings, mistake)
+    inner = create_handler(store, backend, parameters)
+    return ByNodeRank(inner, store, parameters, rank, settings, mistake, before_attempt)
 
 
 def _wait_for_the_master(endpoint: str, seconds: int) -> None:
@@ -87,9 +93,10 @@ class ByNodeRank(RendezvousHandler):
         rank: int,
         settings: dict[str, str],
         mistake: Path,
+        before_attempt: Callable[[], None],
     ) -> None:
         self._inner, self._rank, self._nodes, self._settings = inner, rank, parameters.max_nodes, settings
-        self._mistake = mistake
+        self._mistake, self._before_attempt = mistake, before_attempt
         self._seconds = int(parameters.get("join_timeout", "600"))
         self._address = parameters.local_addr or socket.getfqdn()
         self._store = PrefixStore(f"nodes of {parameters.run_id}", store)
@@ -98,6 +105,7 @@ class ByNodeRank(RendezvousHandler):
         """Meet the other nodes. `Refused` if they do not come, are others than expected, or have ended the job."""
         if self._mistake.exists():
             raise Refused("", code=int(self._mistake.read_text()))  # it has been told, and would be the same again
+        self._before_attempt()
         try:
             self._compare_settings()
             self._store.set(f"waiting {self._rank}", self._address)

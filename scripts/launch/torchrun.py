@@ -3,9 +3,12 @@
     python torchrun.py --nproc-per-node 2 --rdzv-backend c10d --rdzv-endpoint HOST:PORT ... -m MODULE FLAGS...
 
 The arguments are torchrun's, as scripts/launch/torchrun.sh makes them. The exit status is that of the first process
-that failed, 128 + N if signal N ended it.
+that failed, 128 + N if signal N ended it. What a killed process leaves behind, such as the helper that writes its
+checkpoints, is ended before the next attempt and at the end: it would hold the device and the output open.
 """
 
+import contextlib
+import ctypes
 import os
 import signal
 import sys
@@ -15,10 +18,13 @@ from pathlib import Path
 
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # not pages about a closed connection; read once, now
 
+import psutil
 from by_node_rank import BACKEND, Refused, register
 from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import parse_args, run
+
+_PR_SET_CHILD_SUBREAPER = 36
 
 
 def main(arguments: list[str]) -> int:
@@ -29,10 +35,11 @@ def main(arguments: list[str]) -> int:
     if args.standalone:
         args.standalone, args.rdzv_endpoint, args.rdzv_id = False, "localhost:0", str(uuid.uuid4())
     args.rdzv_backend = BACKEND
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)  # orphans become children of this process
     with tempfile.TemporaryDirectory() as folder:
         mistake = Path(folder) / "mistake"
         os.environ["ASCENDSPEED_MISTAKE_FILE"] = str(mistake)
-        register({"NNODES": args.nnodes, "NPROC_PER_NODE": args.nproc_per_node}, mistake)
+        register({"NNODES": args.nnodes, "NPROC_PER_NODE": args.nproc_per_node}, mistake, _end_orphans)
         try:
             run(args)
         except ChildFailedError as error:
@@ -53,7 +60,16 @@ def main(arguments: list[str]) -> int:
             if str(reason):
                 _say(node, str(reason))
             return reason.code
+        finally:
+            _end_orphans()
     return 0
+
+
+def _end_orphans() -> None:
+    """End every process below this one; torchrun has none of its own when this is called."""
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 def _say(node: str, message: str) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 # Named in scripts, but a shell's own.
-SHELL = {"BASH_SOURCE", "PWD", "PATH"}
+SHELL = {"BASH_SOURCE", "PIPESTATUS", "PWD", "PATH"}
 PYTHON_READS = re.compile(
     r"""(?:environ(?:ment)?(?:\.get\(|\.setdefault\(|\.pop\(|\[)|getenv\(|_seconds\()\s*["'](\w+)["']"""
 )

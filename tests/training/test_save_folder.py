@@ -142,3 +142,16 @@ def test_the_configuration_is_written_once_the_data_is_known(tmp_path):
     assert written["content of the data"] == "abc"
     assert written["--lr"] == 0.01
     assert "--log-interval" not in written
+
+
+def test_a_rank_that_sees_another_folder_is_told_which(tmp_path):
+    (shared := tmp_path / "shared").mkdir()
+    (other := tmp_path / "other").mkdir()
+    claimed = save_folder.claim(run("--save", str(shared)), PREPARED)
+    save_folder.claim(run("--save", str(other)), PREPARED)  # the same run, started on a node's own disk
+    here, there = (run("--save", str(folder), "--load", str(folder)) for folder in (shared, other))
+    save_folder.check_shared(here, None, claimed, patience=0)
+    with pytest.raises(Mistake, match=f"--save {other} on .* is not the folder that rank 0 has there"):
+        save_folder.check_shared(there, None, claimed, patience=0)
+    with pytest.raises(Mistake, match=f"--load {shared} on .* all nodes need one folder"):
+        save_folder.check_shared(here, 4, claimed, patience=0)
