@@ -127,5 +127,5 @@ def test_vocabulary_rows_divide_over_the_tensor_parallel_ranks(vocab, tp, rows):
 def test_vocabulary_rows_can_be_given():
     run = flags.parse([*SMALL, "--padded-vocab-size", "130"], world_size=1)
     assert data.padded_vocab_size(100, run) == data.padded_vocab_size(130, run) == 130
-    with pytest.raises(Mistake, match="--padded-vocab-size=130 is less than the 131 tokens of the tokenizer"):
+    with pytest.raises(Mistake, match="--padded-vocab-size=130 is less than the tokenizer's 131 tokens"):
         data.padded_vocab_size(131, run)
