@@ -45,12 +45,14 @@ trap 'rm -rf "$folder"' EXIT
 mkfifo "$folder/alive"
 exec 7<>"$folder/alive"
 
-# What a node runs: the recipe, until it ends or standard input does, which it does when this script has ended.
+# What a node runs: the recipe, in a process group of its own (set -m), until it ends or standard input does, which it
+# does when this script has ended. What is left of the group then would hold the output open.
 node_command() {
-  printf 'cd %q && exec 3<&0 && { env NODE_RANK=%d %s %s</dev/null & job=$!; ' "$PWD" "$1" "${settings[*]}" "$recipe"
+  printf 'cd %q && exec 3<&0 && set -m && { env NODE_RANK=%d %s %s</dev/null & job=$!; ' \
+    "$PWD" "$1" "${settings[*]}" "$recipe"
   # shellcheck disable=SC2016
-  printf '%s' '{ cat <&3; kill -TERM $job; } >/dev/null 2>&1 & watch=$!; exec 3<&-; ' \
-    'wait $job; code=$?; kill $watch 2>/dev/null; exit $code; }'
+  printf '%s' '{ cat <&3; kill -TERM -- -$job; } >/dev/null 2>&1 & watch=$!; exec 3<&- 2>/dev/null; wait $job; code=$?; ' \
+    'kill -KILL -- -$job -$watch; exit $code; }'
 }
 
 for rank in "${!hosts[@]}"; do
@@ -69,18 +71,20 @@ trap end_all INT TERM HUP
 
 # The first failure, in the order of time; then the others have a while to say why they end, and end in any case.
 first=""
-grace=150 # tenths of a second
-while (($(jobs -pr | wc -l) > 0)); do
+look_for_a_failure() {
+  local rank
   for rank in "${!hosts[@]}"; do
     if [[ -z "$first" && -s "$folder/$rank" && "$(<"$folder/$rank")" != 0 ]]; then
       first="$rank"
       echo "multi_node.sh: ${hosts[rank]} (node $rank) ended with status $(<"$folder/$rank"): ending the job on all nodes" >&2
     fi
   done
+}
+grace=150 # tenths of a second
+while (($(jobs -pr | wc -l) > 0)); do
+  look_for_a_failure
   if [[ -n "$first" ]] && ((grace-- == 0)); then end_all; fi
   sleep 0.1
 done
-for rank in "${!hosts[@]}"; do
-  if [[ -z "$first" && "$(<"$folder/$rank")" != 0 ]]; then first="$rank"; fi
-done
+look_for_a_failure
 if [[ -n "$first" ]]; then exit "$(<"$folder/$first")"; fi
