@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import torch.distributed as dist
 
-from ascendspeed.training import flags
+from ascendspeed.training import environment, flags
 from ascendspeed.training.mistakes import Mistake, exit_alone, exit_together
 
 __all__ = ["main"]
@@ -25,6 +25,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     try:
         run = flags.parse(sys.argv[1:] if argv is None else argv)
+        environment.check()
         # Imported here and not above: a wrong flag is told before megatron-core has loaded, and the helper process that
         # dist_checkpointing spawns, which imports this module again, does not load it either.
         with warnings.catch_warnings():

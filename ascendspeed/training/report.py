@@ -15,6 +15,7 @@ from torch.utils.tensorboard.writer import SummaryWriter
 from tqdm import tqdm
 
 from ascendspeed.device import Device
+from ascendspeed.integrations.apex import choose_adam
 from ascendspeed.training.configs import RunConfig
 from ascendspeed.training.data import Data, cache_folder
 from ascendspeed.training.history import History
@@ -29,6 +30,7 @@ def introduce(
     """Say on rank 0 what is about to be trained, on what, and from where."""
     if dist.get_rank() != 0:
         return
+    adam = choose_adam(device.current_device())
     shard = sum(parameter.numel() for chunk in model for parameter in chunk.parameters())
     lines = [
         f"world: {run.world_size} on {device.name} ({device.collective_backend}), "
@@ -36,6 +38,7 @@ def introduce(
         f"data: {data.prepared.source}; {data.train_tokens} training and {data.valid_tokens} validation tokens, "
         f"vocabulary {data.prepared.tokenizer.vocab_size}, kept in {cache_folder(run)}",
         f"model: {run.model.num_layers} layers, {shard / 1e6:.2f} million parameters on this rank",
+        f"optimizer: {adam.name} ({adam.reason})",
     ]
     if resumed is not None:
         lines.append(f"continuing after iteration {resumed} of {run.checkpoint.load}")

@@ -1,4 +1,4 @@
-"""LayerNorm and RMSNorm whose weights Megatron recognises under sequence parallelism.
+"""LayerNorm and RMSNorm whose weights Megatron recognises under sequence parallelism, apex's where they work.
 
 Without Transformer Engine and apex megatron-core has torch's norms, which refuse sequence parallelism. All they lack is
 the mark ``sequence_parallel`` on their weights: with it ``finalize_model_grads`` sums their gradients over the
@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import torch
 from megatron.core.transformer.transformer_config import TransformerConfig
+
+from ascendspeed import device as devices
+from ascendspeed.integrations import apex
 
 __all__ = ["LayerNorm", "RMSNorm", "norm_class"]
 
@@ -34,6 +37,7 @@ def norm_class(config: TransformerConfig) -> type[torch.nn.Module]:
 
     Raises:
         ValueError: config.normalization is neither "LayerNorm" nor "RMSNorm".
+        UnrelatedApexError: a package apex is installed that is neither NVIDIA's nor Ascend's.
         NotImplementedError: a variant that only Transformer Engine or apex has: layernorm_zero_centered_gamma,
             memory_efficient_layer_norm. persist_layer_norm names a kernel of apex's and means nothing here.
     """
@@ -43,7 +47,22 @@ def norm_class(config: TransformerConfig) -> type[torch.nn.Module]:
     norms: dict[str, type[torch.nn.Module]] = {"LayerNorm": LayerNorm, "RMSNorm": RMSNorm}
     if config.normalization not in norms:
         raise ValueError(f"normalization={config.normalization!r} is not one of {', '.join(norms)}")
-    return norms[config.normalization]
+    if apex.find() is None:
+        return norms[config.normalization]
+    fused = apex.choose_norm(config.normalization, devices.current().current_device())
+    return norms[config.normalization] if fused is None else _for_megatron(fused)
+
+
+def _for_megatron(fused: type[torch.nn.Module]) -> type[torch.nn.Module]:
+    """apex's norm, constructed the way Megatron constructs norms."""
+
+    class Fused(fused):  # type: ignore[misc, valid-type]
+        def __init__(self, config: TransformerConfig, hidden_size: int, eps: float = 1e-5) -> None:
+            super().__init__(hidden_size, eps=eps)
+            _mark_sequence_parallel(self, config)
+
+    Fused.__name__ = Fused.__qualname__ = fused.__name__
+    return Fused
 
 
 def _mark_sequence_parallel(norm: torch.nn.Module, config: TransformerConfig) -> None:

@@ -143,6 +143,7 @@ def _completed(given: dict[str, Any], run: RunConfig) -> dict[str, Any]:
         # As megatron-core: gradients are summed and reduced in float32.
         "communication_data_type": "fp32",
         "data_types": {"grad_accum_dtype": "fp32"},
+        "zero_allow_untested_optimizer": True,  # integrations.apex has compared it with torch's AdamW
         **{name: value for name, value in given.items() if name in _PASSED_ON},
         "zero_optimization": {**zero, "stage": stage},
         "train_micro_batch_size_per_gpu": run.training.micro_batch_size,

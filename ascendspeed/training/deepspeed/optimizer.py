@@ -1,7 +1,9 @@
-"""torch's fused AdamW for DeepSpeed to shard: the parameter groups of megatron-core's optimizer."""
+"""A fused Adam for DeepSpeed to shard: the parameter groups of megatron-core's optimizer."""
 
 import torch
 
+from ascendspeed import device as devices
+from ascendspeed.integrations.apex import choose_adam
 from ascendspeed.training.configs import RunConfig
 
 __all__ = ["build_optimizer"]
@@ -14,11 +16,10 @@ def build_optimizer(run: RunConfig, gpt: torch.nn.Module) -> torch.optim.Optimiz
     others: list[torch.nn.Parameter] = []
     for name, parameter in gpt.named_parameters():
         (others if parameter.dim() == 1 or name.endswith(".bias") else decayed).append(parameter)
-    return torch.optim.AdamW(
+    return choose_adam(devices.current().current_device()).make(
         [{"params": decayed, "wd_mult": 1.0}, {"params": others, "wd_mult": 0.0}],
         lr=o.lr,
         betas=(o.adam_beta1, o.adam_beta2),
         eps=o.adam_eps,
         weight_decay=o.weight_decay,
-        fused=True,
     )

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import torch.distributed as dist
 
+from ascendspeed.training import environment
 from ascendspeed.training.deepspeed import flags
 from ascendspeed.training.mistakes import Mistake, exit_alone, exit_together
 
@@ -21,6 +22,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Train as `argv` says (the command line's if None). A mistake of the user's ends all ranks with one line."""
     try:
         run, settings = flags.parse(sys.argv[1:] if argv is None else argv)
+        environment.check()
         with warnings.catch_warnings():  # imported here: a wrong flag is told before megatron-core has loaded
             warnings.filterwarnings("ignore", message=".*Apex (is|are) not installed", category=UserWarning)
             from ascendspeed.training.deepspeed.loop import train
