@@ -42,9 +42,6 @@ class UlyssesAttention(torch.nn.Module):
         heads, ranks = local.heads, dist.get_world_size(group)
         self.copies = max(1, ranks // heads.query_groups)
         local.heads = ulysses_heads(heads.head_num, heads.query_groups, ranks)
-        if local.slopes is not None:
-            first = dist.get_rank(group) * local.heads.head_num
-            local.slopes = local.slopes[first : first + local.heads.head_num]
         self.local = local
         # A method and not the module, which would be registered a second time.
         self.distributed = load("sequence.layer").DistributedAttention(self._attend, group, scatter_idx=2, gather_idx=0)
@@ -114,6 +111,8 @@ def distribute_sequence(gpt: GPTModel, group: dist.ProcessGroup) -> None:
             raise NotImplementedError(
                 f"{list(core.state_dict())} of a core attention with Ulysses is not supported yet"
             )
+        if core.slopes is not None:
+            raise NotImplementedError("ALiBi with Ulysses is not supported yet")
         attention.core_attention = UlyssesAttention(core, group)
     _place_positions(gpt, dist.get_rank(group))
 

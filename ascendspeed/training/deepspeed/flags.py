@@ -31,6 +31,7 @@ NOT_HONOURED = {
     "ddp_bucket_size": _ZERO,
     "grad_reduce_in_bf16": _ZERO,
     "use_distributed_optimizer": _ZERO,
+    "reset_attention_mask": "documents of a sample are not kept apart yet where a sequence may be shared",
 }
 
 
@@ -75,6 +76,8 @@ def _mistakes(run: RunConfig, slices: int) -> Iterator[str]:
         for each in dataclasses.fields(group):
             if each.name in NOT_HONOURED and getattr(group, each.name) != each.default:
                 yield f"{_name(each.name)} is not honoured with DeepSpeed: {NOT_HONOURED[each.name]}"
+    if slices > 1 and m.position_embedding_type == "alibi":
+        yield f"--position-embedding-type alibi with --ds-sequence-parallel-size={slices} is not supported yet"
     if m.seq_length % slices:
         yield f"--seq-length={m.seq_length} is not divisible by --ds-sequence-parallel-size={slices}"
 

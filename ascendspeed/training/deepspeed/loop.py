@@ -50,7 +50,8 @@ def _check_settings(settings: dict[str, Any]) -> None:
 def _train(run: RunConfig, settings: dict[str, Any], device: Device) -> None:
     resumed = on_rank_0(lambda: save_folder.look_at(run))
     corpus = data.build(run)
-    on_rank_0(lambda: save_folder.claim(run, corpus.prepared))
+    claimed = on_rank_0(lambda: save_folder.claim(run, corpus.prepared))
+    on_every_rank(lambda: save_folder.check_shared(run, resumed, claimed))
     config = model.transformer_config(run)
     gpt = model.build_chunk(run, config, corpus.prepared.tokenizer.vocab_size).to(device.current_device())
     slices = sequence_parallel_group(run.sequence_slices)

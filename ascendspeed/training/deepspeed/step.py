@@ -15,7 +15,8 @@ from torch import Tensor
 from ascendspeed.device import Device
 from ascendspeed.integrations.deepspeed import local_slice, slice_loss
 from ascendspeed.training.configs import RunConfig
-from ascendspeed.training.data import Batch, Data, validation_batches
+from ascendspeed.training.data import Data, validation_batches
+from ascendspeed.training.masks import Batch
 from ascendspeed.training.mistakes import Mistake
 from ascendspeed.training.step import StepResult
 
@@ -62,11 +63,12 @@ def validate(engine: Any, data: Data, run: RunConfig, device: Device, slices: di
 
 def _losses(engine: Any, batch: Batch, device: Device, slices: dist.ProcessGroup) -> tuple[Tensor, Tensor]:
     """The loss of every token of this rank's slice, and which of them count: [B, S/P] each."""
-    here = {
-        name: local_slice(tensor, slices).to(device.current_device(), non_blocking=True)
-        for name, tensor in batch.items()
-    }
-    return engine(here["tokens"], here["position_ids"], None, labels=here["labels"]), here["loss_mask"]
+    tokens, positions, labels, loss_mask = (
+        local_slice(batch[name], slices).to(device.current_device(), non_blocking=True)
+        for name in ("tokens", "position_ids", "labels", "loss_mask")
+    )
+    prefix = batch.get("prefix")  # of the whole sequence, as the attention is, and read on the CPU
+    return engine(tokens, positions, prefix, labels=labels), loss_mask
 
 
 def _sums(losses: Tensor, loss_mask: Tensor) -> Tensor:

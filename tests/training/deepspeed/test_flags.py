@@ -32,7 +32,7 @@ def test_the_name_of_deepspeeds_own_flag_is_taken_too():
 
 @pytest.mark.parametrize("name", flags.NOT_HONOURED)
 def test_what_zero_replaces_is_refused_by_name(name):
-    (field,) = [f for f in dataclasses.fields(configs.ParallelConfig) if f.name == name]
+    (field,) = [f for group in megatron_flags.GROUPS.values() for f in dataclasses.fields(group) if f.name == name]
     word = "--" + name.replace("_", "-")
     values = [] if field.type is bool else ["1" if name.startswith("num_") else "2"]
     more = {
@@ -48,7 +48,15 @@ def test_what_zero_replaces_is_refused_by_name(name):
 def test_every_parallel_flag_is_decided():
     """A flag that the trainer learns later is honoured here, or this list says that it is not."""
     honoured = {"distributed_timeout_minutes", "device"}
-    assert {f.name for f in dataclasses.fields(configs.ParallelConfig)} == honoured | set(flags.NOT_HONOURED)
+    names = {f.name for f in dataclasses.fields(configs.ParallelConfig)}
+    assert names == honoured | set(flags.NOT_HONOURED) - {"reset_attention_mask"}
+
+
+def test_what_a_micro_batch_may_hold_is_known():
+    """The step hands on tokens, positions, labels and prefixes; packed documents are refused."""
+    masks = {"reset_position_ids", "reset_attention_mask", "prefix_lm", "prefix_end_token", "eod_mask_loss"}
+    others = {"data_path", "split", "data_cache_path", "tokenizer_type", "tokenizer_model", "vocab_size", "num_workers"}
+    assert {f.name for f in dataclasses.fields(configs.DataConfig)} == masks | others
 
 
 def test_rules_between_the_flags():
@@ -62,6 +70,10 @@ def test_rules_between_the_flags():
     )
     odd = ["--ds-sequence-parallel-size", "2", "--seq-length", "15"]
     assert refusal(*JSON, *odd) == "--seq-length=15 is not divisible by --ds-sequence-parallel-size=2"
+    alibi = ["--ds-sequence-parallel-size", "2", "--position-embedding-type", "alibi"]
+    assert refusal(*JSON, *alibi).startswith(
+        "--position-embedding-type alibi with --ds-sequence-parallel-size=2 is not"
+    )
     assert refusal(*JSON, "--num-layer", "3").startswith("--num-layer is not a flag")
 
 

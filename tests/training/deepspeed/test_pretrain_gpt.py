@@ -37,6 +37,11 @@ ZERO = {
     "zero3": ["--deepspeed-config", "STAGES", "--zero-stage", "3", "--ds-sequence-parallel-size", "2"],
     "zero3 without ulysses": ["--deepspeed-config", "STAGES", "--zero-stage", "3", "--micro-batch-size", "1"],
 }
+# Masks that reach over the whole sequence, which no rank holds.
+MASKS = {
+    "window": ["--window-size", "9,0"],
+    "prefix": ["--prefix-lm", "--prefix-end-token", "."],
+}
 
 
 def losses(save: Path, kind: str = "loss") -> list[float]:
@@ -80,11 +85,13 @@ def folder(tmp_path_factory) -> Path:
         return ["--save", str(folder / name), "--load", str(folder / (load or name))]
 
     one = [[*tiny, *saved("megatron")], [*tiny, *saved("megatron bf16"), "--bf16"]]
+    one += [[*tiny, *saved(f"megatron {name}"), *more] for name, more in MASKS.items()]
     run_ranks(1, _on_one_rank, one)
     two = [(False, [*tiny, *saved("megatron tp2"), *TP2])]
     for name, more in ZERO.items():
         two.append((True, [*tiny, *saved(name), *(str(stages) if word == "STAGES" else word for word in more)]))
     two.append((True, [*tiny, *saved("bf16"), *ULYSSES, "--bf16"]))
+    two += [(True, [*tiny, *saved(name), *ULYSSES, *more]) for name, more in MASKS.items()]
     dropout = [*tiny, *ULYSSES, "--hidden-dropout", "0.1", "--attention-dropout", "0.1", "--train-iters", "4"]
     three = [*dropout, "--zero-stage", "3", "--deepspeed-config", str(stages)]
     for name, command in (("dropout", dropout), ("dropout zero3", three)):
@@ -99,7 +106,7 @@ def folder(tmp_path_factory) -> Path:
         (True, [*tiny, *saved("new"), *ULYSSES[2:], "--deepspeed-config", str(folder / "odd.json")]),
     ]
     (folder / "odd.json").write_text(json.dumps({"zero_optimization": {"stage": 2, "reduce_scatter": "perhaps"}}))
-    first, second = run_ranks(2, _on_each_rank, two + mistaken)
+    first, second = run_ranks(2, _on_each_rank, two + mistaken, timeout=500)
     assert first == second
     (folder / "mistakes.json").write_text(json.dumps(first))
     assert not (folder / "new").exists()
@@ -117,6 +124,12 @@ def test_the_losses_are_megatrons(folder, name):
     )
     assert losses(folder / name, "grad_norm") == pytest.approx(losses(folder / "megatron", "grad_norm"), rel=1e-4)
     assert losses(folder / name, "lr") == losses(folder / "megatron", "lr")
+
+
+@pytest.mark.parametrize("name", MASKS)
+def test_masks_reach_over_the_whole_sequence(folder, name):
+    assert losses(folder / name) == pytest.approx(losses(folder / f"megatron {name}"), rel=1e-5)
+    assert losses(folder / name) != pytest.approx(losses(folder / "megatron"), rel=1e-3)
 
 
 def test_the_losses_are_megatrons_in_bfloat16(folder):
