@@ -130,4 +130,5 @@ def _set_steps(adam: torch.optim.Optimizer) -> None:
     for group in adam.param_groups:
         for parameter in group["params"]:
             if "step" in adam.state[parameter]:
-                adam.state[parameter]["step"] = torch.tensor(float(group["step"]))
+                beside = parameter.device if group.get("fused") else "cpu"  # where the fused Adam counts
+                adam.state[parameter]["step"] = torch.tensor(float(group["step"]), device=beside)
