@@ -165,7 +165,7 @@ def test_torchrun_ends_with_one_line_and_an_exit_code():
     command += ["-m", "ascendspeed.training.deepspeed.pretrain_gpt", *TINY, *ULYSSES]
     command += ["--num-attention-heads", "3", "--num-query-groups", "3", "--kv-channels", "8"]
     done = subprocess.run(
-        command, capture_output=True, text=True, timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False
+        command, capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False
     )
     assert done.returncode != 0
     said = [each for each in done.stderr.splitlines() if "error: " in each]
