@@ -6,8 +6,9 @@
 #   DRY_RUN=1 HOSTS="node0 node1" bash scripts/launch/multi_node.sh examples/pretrain_gpt.sh   # each node's command
 #
 # It only fills NNODES, NODE_RANK and MASTER_ADDR; the first host is node 0. This folder has to be at the same path on
-# every node. The settings of the recipe travel along, and the variables that LAUNCH_ENV names. Every line of output
-# begins with its host; the exit status is that of the first node that failed. Settings: docs/environment.md.
+# every node. The settings of the launcher, the recipe and HCCL travel along, and the variables that LAUNCH_ENV names;
+# HCCL_IF_IP, which is one node's address, does not. Every line of output begins with its host; the exit status is that
+# of the first node that failed. Settings: docs/environment.md.
 set -euo pipefail
 fail() {
   echo "multi_node.sh: $*" >&2
@@ -34,8 +35,10 @@ read -r -a more <<<"$LAUNCH_ENV"
 
 # NAME=value, quoted, of every variable that is set here and travels.
 settings=()
-for name in NNODES MASTER_ADDR MASTER_PORT NPROC_PER_NODE MAX_RESTARTS RENDEZVOUS_SECONDS SOCKET_IFNAME OMP_NUM_THREADS \
-  DEVICE DATA_PATH SAVE_DIR DRY_RUN VIRTUAL_ENV CONDA_PREFIX ${more[@]+"${more[@]}"}; do
+for name in NNODES MASTER_ADDR MASTER_PORT NPROC_PER_NODE MAX_RESTARTS RENDEZVOUS_SECONDS OMP_NUM_THREADS DEVICE \
+  {,GLOO_,HCCL_,NCCL_,TP_}SOCKET_IFNAME HCCL_SOCKET_FAMILY HCCL_{CONNECT,EXEC,EVENT}_TIMEOUT ACL_DEVICE_SYNC_TIMEOUT \
+  DATA_PATH TOKENIZER_PATH SAVE_DIR DEEPSPEED_CONFIG CHECK DRY_RUN {,P2P_}HCCL_BUFFSIZE PYTORCH_NPU_ALLOC_CONF \
+  CPU_AFFINITY_CONF TORCH_CPP_LOG_LEVEL VIRTUAL_ENV CONDA_PREFIX ${more[@]+"${more[@]}"}; do
   if [[ -n "${!name:-}" ]]; then settings+=("$(printf '%q' "$name=${!name}")"); fi
 done
 recipe="$(printf '%q ' bash "$@")"

@@ -1,5 +1,6 @@
 """scripts/launch/multi_node.sh with hosts that are this machine: what travels, what comes back, how it ends."""
 
+import re
 import shlex
 import subprocess
 import time
@@ -57,6 +58,21 @@ def test_a_host_file_and_further_variables(ssh, tmp_path):
     assert done.returncode == 0, done.stderr
     said = {"[a] 0 of 2 at a, it's here; a  b", "[b] 1 of 2 at a, it's here; a  b"}
     assert set(done.stdout.splitlines()) == said
+
+
+def test_every_setting_of_the_launcher_and_the_recipes_travels(ssh, tmp_path):
+    tables = re.split(r"^## ", (ROOT / "docs" / "environment.md").read_text(), flags=re.MULTILINE)
+    launcher, recipes = (next(t for t in tables if t.startswith(head)) for head in ("The launcher", "Recipes"))
+    names = set(re.findall(r"^\| `(\w+)` \|", launcher + recipes, re.MULTILINE))
+    names -= {"HOSTS", "HOSTFILE", "LAUNCH_SSH", "LAUNCH_ENV"}  # multi_node.sh's own
+    names -= {"NNODES", "NODE_RANK", "HCCL_IF_IP", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"}  # the node's own
+    names |= {"HCCL_CONNECT_TIMEOUT", "HCCL_EXEC_TIMEOUT", "HCCL_EVENT_TIMEOUT", "ACL_DEVICE_SYNC_TIMEOUT"}
+    assert {"TOKENIZER_PATH", "HCCL_SOCKET_IFNAME", "CPU_AFFINITY_CONF"} < names
+    (tmp_path / "recipe.sh").write_text("env\n")
+    forget = f"env {' '.join(f'-u {name}' for name in sorted(names))} {ssh}"  # a shell over ssh has none of them
+    done = launch("recipe.sh", cwd=tmp_path, HOSTS="a", LAUNCH_SSH=forget, **{name: f"its {name}" for name in names})
+    assert done.returncode == 0, done.stderr
+    assert {name for name in names if f"[a] {name}=its {name}" not in done.stdout.splitlines()} == set()
 
 
 @pytest.mark.slow
