@@ -5,6 +5,7 @@ that was started as NODE_RANK=k, at the start and after every restart: the same 
 log of rank 0 is on node 0.
 """
 
+import contextlib
 import json
 import os
 import socket
@@ -28,9 +29,10 @@ from torch.distributed.elastic.rendezvous.c10d_rendezvous_backend import create_
 from torch.distributed.elastic.rendezvous.dynamic_rendezvous import create_handler
 from torch.distributed.elastic.rendezvous.utils import parse_rendezvous_endpoint
 
-__all__ = ["BACKEND", "ByNodeRank", "Refused", "register"]
+__all__ = ["BACKEND", "BLAMES_ANOTHER", "ByNodeRank", "Refused", "register"]
 
 BACKEND = "by-node-rank"
+BLAMES_ANOTHER = 75  # exit status of a node that ends because of another; multi_node.sh looks for that one's
 _CLOSING = 10.0  # seconds that node 0, which holds the store, waits for the others to leave
 
 
@@ -82,6 +84,10 @@ def _wait_for_the_master(endpoint: str, seconds: int) -> None:
         time.sleep(1)
 
 
+def _lost(error: Exception) -> Refused:
+    return Refused(f"lost the connection to node 0 ({error}); its output says why", code=BLAMES_ANOTHER)
+
+
 class ByNodeRank(RendezvousHandler):
     """The handler of one node."""
 
@@ -121,9 +127,9 @@ class ByNodeRank(RendezvousHandler):
             self._store.set("reason", reason)
             raise Refused(reason) from None
         except RendezvousClosedError:
-            raise Refused(self._why_it_is_over()) from None
+            raise self._over() from None
         except (RendezvousError, dist.DistError) as error:
-            raise Refused(f"lost the connection to node 0 ({error}); its output says why") from None
+            raise _lost(error) from None
 
     def _compare_settings(self) -> None:
         if self._rank == 0:
@@ -157,20 +163,18 @@ class ByNodeRank(RendezvousHandler):
         came = f"of NNODES={self._nodes} nodes {self._nodes - len(missing)} came within {self._seconds} s"
         return f"{came}; missing NODE_RANK {', '.join(map(str, missing))}: start them, or correct NNODES on every node"
 
-    def _why_it_is_over(self) -> str:
-        try:
+    def _over(self) -> Refused:
+        with contextlib.suppress(dist.DistError):
             if self._store.check(["reason"]):
-                return self._store.get("reason").decode()
-        except dist.DistError:
-            pass
-        return "another node has ended the job; its output says why"
+                return Refused(self._store.get("reason").decode())
+        return Refused("another node has ended the job; its output says why", code=BLAMES_ANOTHER)
 
     def num_nodes_waiting(self) -> int:
         """Nodes that want to join, for which torchrun meets again; so it does, and learns the reason, after the end."""
         try:
             return 1 if self._inner.is_closed() else self._inner.num_nodes_waiting()
         except RendezvousError as error:
-            raise Refused(f"lost the connection to node 0 ({error}); its output says why") from None
+            raise _lost(error) from None
 
     def shutdown(self) -> bool:
         """End the job for all nodes. Node 0 goes last."""

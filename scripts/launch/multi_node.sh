@@ -8,7 +8,7 @@
 # It only fills NNODES, NODE_RANK and MASTER_ADDR; the first host is node 0. This folder has to be at the same path on
 # every node. The settings of the launcher, the recipe and HCCL travel along, and the variables that LAUNCH_ENV names;
 # HCCL_IF_IP, which is one node's address, does not. Every line of output begins with its host; the exit status is that
-# of the first node that failed. Settings: docs/environment.md.
+# of the first node that failed, 75 only if every one blamed another. Settings: docs/environment.md.
 set -euo pipefail
 fail() {
   echo "multi_node.sh: $*" >&2
@@ -28,7 +28,7 @@ twice="$(printf '%s\n' "${hosts[@]}" | sort | uniq -d)"
 [[ -z "$twice" ]] || fail "the host ${twice%%$'\n'*} is named twice: one entry per node, NPROC_PER_NODE says how many processes"
 [[ -z "${NNODES:-}" || "$NNODES" == "${#hosts[@]}" ]] || fail "NNODES=$NNODES, but there are ${#hosts[@]} hosts"
 
-export NNODES="${#hosts[@]}" MASTER_ADDR="${MASTER_ADDR:-${hosts[0]}}"
+export NNODES="${#hosts[@]}" MASTER_ADDR="${MASTER_ADDR:-${hosts[0]##*@}}"
 : "${LAUNCH_SSH:=ssh -o BatchMode=yes -o ConnectTimeout=10}" "${LAUNCH_ENV:=}"
 read -r -a ssh <<<"$LAUNCH_SSH"
 read -r -a more <<<"$LAUNCH_ENV"
@@ -46,6 +46,7 @@ recipe="$(printf '%q ' bash "$@")"
 folder="$(mktemp -d)"
 trap 'rm -rf "$folder"' EXIT
 mkfifo "$folder/alive"
+: >"$folder/ended"
 exec 7<>"$folder/alive"
 
 # What a node runs: the recipe, in a process group of its own (set -m), until it ends or standard input does, which it
@@ -64,7 +65,7 @@ for rank in "${!hosts[@]}"; do
     code=0
     "${ssh[@]}" "${hosts[rank]}" "bash -c $(printf '%q' "$(node_command "$rank")")" <"$folder/alive" 2>&1 |
       sed -u "s/^/[${hosts[rank]}] /" || code="${PIPESTATUS[0]}"
-    echo "$code" >"$folder/$rank"
+    echo "$rank $code" >>"$folder/ended"
     exit "$code"
   } &
 done
@@ -72,22 +73,30 @@ done
 end_all() { exec 7>&-; }
 trap end_all INT TERM HUP
 
-# The first failure, in the order of time; then the others have a while to say why they end, and end in any case.
-first=""
+# The first failure, in the order of time; then the others have a while to say why they end, and end in any case. A node
+# that ended because of another, which by_node_rank.py tells with a status of its own, comes last.
+blames_another=75
+first="" status=0 ended_all=""
 look_for_a_failure() {
-  local rank
-  for rank in "${!hosts[@]}"; do
-    if [[ -z "$first" && -s "$folder/$rank" && "$(<"$folder/$rank")" != 0 ]]; then
-      first="$rank"
-      echo "multi_node.sh: ${hosts[rank]} (node $rank) ended with status $(<"$folder/$rank"): ending the job on all nodes" >&2
+  local rank code
+  while read -r rank code; do
+    if ((code == 0)); then continue; fi
+    if [[ -n "$first" ]] && { ((status != blames_another || code == blames_another)) || [[ -n "$ended_all" ]]; }; then
+      continue
     fi
-  done
+    first="$rank" status="$code"
+    echo "multi_node.sh: ${hosts[rank]} (node $rank) ended with status $code: ending the job on all nodes" >&2
+  done <"$folder/ended"
 }
 grace=150 # tenths of a second
 while (($(jobs -pr | wc -l) > 0)); do
   look_for_a_failure
-  if [[ -n "$first" ]] && ((grace-- == 0)); then end_all; fi
+  if [[ -n "$first" ]] && ((grace-- == 0)); then
+    end_all
+    ended_all=yes # how the others end from here on says nothing
+  fi
   sleep 0.1
 done
 look_for_a_failure
-if [[ -n "$first" ]]; then exit "$(<"$folder/$first")"; fi
+if (($(wc -l <"$folder/ended") < ${#hosts[@]})); then status=$((status ? status : 1)); fi # one ended without a word
+exit "$status"

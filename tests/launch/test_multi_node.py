@@ -85,6 +85,26 @@ def test_the_first_failure_is_the_status_and_ends_the_others(ssh, tmp_path):
     assert time.monotonic() - started < 50  # not the 300 s of the other
 
 
+def test_a_node_that_blames_another_is_not_the_first_failure(ssh, tmp_path):
+    # Node 0 is seen first, by a second: what counts is who is to blame.
+    (tmp_path / "recipe.sh").write_text("[[ $NODE_RANK == 0 ]] && exit 75\nsleep 1\nexit 7\n")
+    done = launch("recipe.sh", cwd=tmp_path, HOSTS="a b", LAUNCH_SSH=ssh)
+    assert done.returncode == 7
+    assert done.stderr.splitlines()[-1].startswith("multi_node.sh: b (node 1) ended with status 7")
+
+
+def test_the_status_is_75_if_no_node_ended_of_its_own(ssh, tmp_path):
+    (tmp_path / "recipe.sh").write_text("exit $((NODE_RANK ? 0 : 75))\n")
+    assert launch("recipe.sh", cwd=tmp_path, HOSTS="a b", LAUNCH_SSH=ssh).returncode == 75
+    assert "\nBLAMES_ANOTHER = 75 " in (SCRIPT.parent / "by_node_rank.py").read_text()
+
+
+def test_the_master_is_the_first_host_without_its_user(ssh, tmp_path):
+    (tmp_path / "recipe.sh").write_text("echo $MASTER_ADDR\n")
+    done = launch("recipe.sh", cwd=tmp_path, HOSTS="me@a", LAUNCH_SSH=ssh)
+    assert done.stdout == "[me@a] a\n"
+
+
 def test_a_host_that_cannot_be_reached(ssh, tmp_path):
     (tmp_path / "recipe.sh").write_text("exit 0\n")
     done = launch("recipe.sh", cwd=tmp_path, HOSTS="a away", LAUNCH_SSH=ssh)
