@@ -13,7 +13,7 @@ __all__ = ["hccl_limits", "torch_limit"]
 
 _FOR_EVER = 10 * 365 * 86400  # seconds; torch has no other word for it
 _CONNECT = (120, 7200)  # seconds that HCCL takes as the time to connect
-_EVENT, _SYNCHRONIZE, _TORCH = 20, 40, 60  # seconds after the collective
+_STEP = 20  # seconds that each waits longer than the one before
 _SYNCHRONIZE_MAX = 2147483  # seconds
 
 
@@ -21,27 +21,41 @@ def hccl_limits(seconds: int, environment: Mapping[str, str]) -> dict[str, str]:
     """The variables that give HCCL, torch_npu and CANN the limit of `seconds`; what `environment` sets stays.
 
     HCCL_EXEC_TIMEOUT=0 waits for ever, and so do then the event and the device. Raises ValueError when the
-    environment has a limit that is no whole number, or an event that gives up before the collective does.
+    environment has a limit that is no whole number, a time to connect that HCCL does not take, or an event or a device
+    that gives up before what it waits for does.
     """
-    limits = {"HCCL_CONNECT_TIMEOUT": str(min(max(seconds, _CONNECT[0]), _CONNECT[1]))}
+    connect = _seconds("HCCL_CONNECT_TIMEOUT", environment, min(max(seconds, _CONNECT[0]), _CONNECT[1]))
+    if not _CONNECT[0] <= connect <= _CONNECT[1]:
+        raise ValueError(f"HCCL_CONNECT_TIMEOUT={connect} must be {_CONNECT[0]} to {_CONNECT[1]} s, which HCCL takes")
     execute = _seconds("HCCL_EXEC_TIMEOUT", environment, seconds)
-    limits["HCCL_EXEC_TIMEOUT"] = str(execute)
-    limits["HCCL_EVENT_TIMEOUT"] = str(execute + _EVENT if execute else 0)
-    if execute:  # without the variable a synchronize waits for ever
-        limits["ACL_DEVICE_SYNC_TIMEOUT"] = str(min(execute + _SYNCHRONIZE, _SYNCHRONIZE_MAX))
-    event = _seconds("HCCL_EVENT_TIMEOUT", environment, int(limits["HCCL_EVENT_TIMEOUT"]))
-    if event and (event <= execute or not execute):
-        raise ValueError(
-            f"HCCL_EVENT_TIMEOUT={event} must be above HCCL_EXEC_TIMEOUT={execute}{'' if execute else ' (for ever)'}: "
-            f"leave it unset, or set it to {execute + _EVENT if execute else 0}"
-        )
-    return limits | {name: environment[name] for name in limits if environment.get(name)}
+    event = _seconds("HCCL_EVENT_TIMEOUT", environment, execute + _STEP if execute else 0)
+    if event:
+        _check_later("HCCL_EVENT_TIMEOUT", event, "HCCL_EXEC_TIMEOUT", execute)
+    limits = {"HCCL_CONNECT_TIMEOUT": connect, "HCCL_EXEC_TIMEOUT": execute, "HCCL_EVENT_TIMEOUT": event}
+    before = ("HCCL_EVENT_TIMEOUT", event) if event else ("HCCL_EXEC_TIMEOUT", execute)
+    synchronize = max(event, execute + _STEP) + _STEP
+    if environment.get("ACL_DEVICE_SYNC_TIMEOUT"):
+        synchronize = _seconds("ACL_DEVICE_SYNC_TIMEOUT", environment, synchronize)
+        _check_later("ACL_DEVICE_SYNC_TIMEOUT", synchronize, *before)
+        limits["ACL_DEVICE_SYNC_TIMEOUT"] = synchronize
+    elif execute and synchronize <= _SYNCHRONIZE_MAX:  # without the variable a synchronize waits for ever
+        limits["ACL_DEVICE_SYNC_TIMEOUT"] = synchronize
+    return {name: str(limit) for name, limit in limits.items()}
 
 
 def torch_limit(seconds: int, environment: Mapping[str, str]) -> int:
-    """Seconds after which torch ends a collective on NPUs: later than HCCL, which knows more about the reason."""
-    limit = _seconds("HCCL_EXEC_TIMEOUT", environment, seconds) or _FOR_EVER
-    return max(limit, seconds) + _TORCH
+    """Seconds after which torch ends a collective on NPUs: later than all others, which know more about the reason."""
+    limits = hccl_limits(seconds, environment)
+    last = max(seconds, *map(int, limits.values())) if limits["HCCL_EXEC_TIMEOUT"] != "0" else _FOR_EVER
+    return last + _STEP
+
+
+def _check_later(name: str, limit: int, before: str, earlier: int) -> None:
+    if limit <= earlier or not earlier:
+        raise ValueError(
+            f"{name}={limit} must be above {before}={earlier}{'' if earlier else ' (for ever)'}: "
+            f"leave it unset{f', or set it to {earlier + _STEP}' if earlier else ''}"
+        )
 
 
 def _seconds(name: str, environment: Mapping[str, str], default: int) -> int:
