@@ -53,6 +53,10 @@ class Cluster:
         """The command line that runs a command on one of the hosts."""
         return ["ip", "netns", "exec", self.names[host], *map(str, command)]
 
+    def ip(self, host: int, *arguments: str) -> None:
+        """Run ip on one of the hosts; skip the test where that cannot be done here."""
+        _ip("-n", self.names[host], *arguments)
+
     def settings(self, **variables: object) -> dict[str, str]:
         """The environment for multi_node.sh."""
         fixed = {"HOSTS": " ".join(self.names), "MASTER_ADDR": ADDRESSES[0], "LAUNCH_SSH": self.ssh}
@@ -84,6 +88,12 @@ class Cluster:
         return found
 
 
+def _ip(*arguments: str) -> None:
+    done = subprocess.run(["ip", *arguments], capture_output=True, text=True)
+    if done.returncode != 0:
+        pytest.skip(f"hosts of network namespaces cannot be made here: ip {' '.join(arguments)}: {done.stderr.strip()}")
+
+
 @contextmanager
 def two_hosts(folder: Path) -> Iterator[Cluster]:
     """The hosts, for as long as the context lasts; skips where network namespaces cannot be made."""
@@ -91,11 +101,9 @@ def two_hosts(folder: Path) -> Iterator[Cluster]:
         pytest.skip("network namespaces need iproute2")
     cluster = Cluster(folder)
     first, second = cluster.names
-    made = subprocess.run(["ip", "netns", "add", first], capture_output=True, text=True)
-    if made.returncode != 0:
-        pytest.skip(f"no network namespace can be made here: {made.stderr.strip()}")
     try:
         commands = [
+            f"netns add {first}",
             f"netns add {second}",
             f"link add {INTERFACES[0]} netns {first} type veth peer name {INTERFACES[1]} netns {second}",
         ]
@@ -103,7 +111,7 @@ def two_hosts(folder: Path) -> Iterator[Cluster]:
             commands += [f"-n {name} addr add {address}/24 dev {interface}"]
             commands += [f"-n {name} link set {device} up" for device in (interface, "lo")]
         for command in commands:
-            subprocess.run(["ip", *command.split()], check=True)
+            _ip(*command.split())
         yield cluster
     finally:
         for host, name in enumerate(cluster.names):

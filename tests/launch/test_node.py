@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from tests.examples.test_pretrain_gpt import ROOT
-from tests.launch.hosts import ADDRESSES, INTERFACES, clean
+from tests.launch.hosts import ADDRESSES, INTERFACES, clean, two_hosts
 
 SCRIPT = ROOT / "scripts" / "launch" / "node.py"
 
@@ -57,10 +57,8 @@ def test_what_is_named_stays():
 
 
 def test_an_ipv6_master_is_reached_over_ipv6(cluster):
-    for rank, name in enumerate(cluster.names):
-        address = f"fd77::{rank + 1}/64"
-        command = ["ip", "-n", name, "-6", "addr", "replace", address, "dev", INTERFACES[rank], "nodad"]
-        subprocess.run(command, check=True)
+    for rank, interface in enumerate(INTERFACES):
+        cluster.ip(rank, "-6", "addr", "replace", f"fd77::{rank + 1}/64", "dev", interface, "nodad")
     values = found(node(before=cluster.on(1), NODE_RANK=1, MASTER_ADDR="fd77::1"))
     assert (values["NODE_ADDR"], values["GLOO_SOCKET_IFNAME"]) == ("fd77::2", INTERFACES[1])
     assert (values["HCCL_IF_IP"], values["HCCL_SOCKET_FAMILY"]) == ("fd77::2", "AF_INET6")
@@ -73,9 +71,18 @@ def test_an_interface_that_does_not_exist(cluster, name):
 
 
 def test_an_interface_without_an_address_of_the_masters_family(cluster):
-    subprocess.run(["ip", "-n", cluster.names[1], "link", "add", "bare", "type", "veth"], check=True)
+    cluster.ip(1, "link", "add", "bare", "type", "veth")
     line = refusal(before=cluster.on(1), NODE_RANK=1, SOCKET_IFNAME="bare")
     assert "SOCKET_IFNAME=bare has no IPv4 address, and MASTER_ADDR is IPv4" in line
+
+
+def test_hosts_that_cannot_be_made_are_a_skip_with_the_reason(tmp_path, monkeypatch):
+    ip = tmp_path / "ip"  # a container where namespaces can be made, but no cable
+    ip.write_text('#!/bin/sh\nif [ "$1" = link ]; then echo "RTNETLINK: not permitted" >&2; exit 2; fi\n')
+    ip.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    with pytest.raises(pytest.skip.Exception, match=r"ip link add .*: RTNETLINK: not permitted"), two_hosts(tmp_path):
+        pass
 
 
 def test_a_master_that_does_not_resolve():
