@@ -107,7 +107,7 @@ class AscendDotProductAttention(MegatronModule):
             attn_mask_type: must be the one the layer was built for, or None.
             attention_bias: added to the scaled scores, [1 or b, 1 or np, 1 or sq, sk] of query's dtype.
             packed_seq_params: the documents of a packed batch ("thd"); no token sees another document's. Lengths on the
-                CPU cost nothing, lengths on a device make the first layer of each batch wait for it.
+                CPU cost nothing, lengths on a device make every layer wait for it.
 
         Returns:
             [sq, b, np * hn], packed [t, np * hn]
@@ -168,7 +168,8 @@ class AscendDotProductAttention(MegatronModule):
     ) -> AttentionPlan:
         """The mask arguments the operator gets for this batch; query and key are read for sizes and device only.
 
-        Made by the first layer of its kind that meets the batch, and the same object in the others.
+        Without a mask of the scores' size it is made by the first layer of its kind that meets the batch, and the same
+        object in the others.
         """
         packed = packed_seq_params is not None
         batch_size = 1 if packed else query.shape[1]

@@ -1,6 +1,6 @@
 """From Megatron's words for a mask to the operator's: sparse_mode, mask tensor, prefix, band. One table, no state.
 
-A plan is made once per layer kind and batch and passed down by value; nothing is written to a config or a global.
+A plan is passed down by value and is never written to a config; `plan_memo` keeps the last one of each layer kind.
 Megatron's masks say True = left out, the operator's 1 = left out: they agree.
 
 # B batch, Sq/Skv query and key length, i a query's and j a key's position, off = Skv - Sq; in a packed batch all of

@@ -28,7 +28,7 @@ TESTED = ">=0.12,<0.17"  # megatron-core
 def _becomes_ours(original: Callable[..., None]) -> Callable[..., None]:
     """__init__ of Megatron's attention, after which the object is an AscendDotProductAttention. Not for sub-classes."""
     patched = (original.__module__, original.__qualname__.partition(".")[0])
-    plans = PlanMemo()  # of all models of the script: a batch's plan is made once, its lengths are read once
+    plans = PlanMemo()  # of all models of the script, which need not know of each other: it compares by content
 
     @functools.wraps(original)
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
