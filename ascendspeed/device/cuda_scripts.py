@@ -12,7 +12,7 @@ import functools
 import os
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.distributed import ReduceOp
 
 from ascendspeed.device import Device
-from ascendspeed.device.cuda_shim import Row, is_cuda, meant, moved, redirected_factory
+from ascendspeed.device.cuda_shim import Row, is_cuda, meant, moved, own_card, redirected_factory
 
 __all__ = ["SCRIPT_ROWS"]
 
@@ -47,21 +47,21 @@ def _collectives(device: Device, original: Callable[..., Any]) -> Callable[..., 
         if kwargs.get("backend") == "nccl":
             kwargs["backend"] = device.collective_backend
         card = kwargs.get("device_id")
-        if card is not None and (isinstance(card, int) or is_cuda(card)):
-            where = device.torch_device(card) if isinstance(card, int) else meant(device, card)
+        if is_cuda(card):
+            where = meant(device, card)
             kwargs["device_id"] = None if where.type == "cpu" else where
         return original(*args, **kwargs)
 
     return of_the_device
 
 
-def _unless_torch_asks(answer: Any, original: Callable[..., Any]) -> Callable[..., Any]:
-    """A function of torch.cuda that answers `answer()`; torch itself, which would act on it, hears the truth."""
+def _unless_torch_asks(answer: Callable[..., Any], original: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of torch.cuda that answers as `answer` does; torch itself, which would act on it, hears the truth."""
 
     @functools.wraps(original)
     def told(*args: Any, **kwargs: Any) -> Any:
         asked_by = sys._getframe(1).f_globals.get("__name__", "").partition(".")[0]
-        return original(*args, **kwargs) if asked_by in {"torch", "torch_npu"} else answer()
+        return (original if asked_by in {"torch", "torch_npu"} else answer)(*args, **kwargs)
 
     return told
 
@@ -80,6 +80,43 @@ def _set_device(device: Device, _: Any) -> Callable[[Any], None]:
             device.set(number)
 
     return set_device
+
+
+def _set_rng_state(device: Device, _: Any) -> Callable[..., None]:
+    """torch.cuda.set_rng_state, which without CUDA puts the state into a queue that is never run."""
+
+    def set_rng_state(new_state: Tensor, device_: Any = None, **named: Any) -> None:
+        own_card(device, named.get("device", device_))
+        device.set_rng_state(new_state)
+
+    return set_rng_state
+
+
+def _set_rng_states_of_cpus(states: Sequence[Tensor]) -> None:
+    """Each process of a node takes its own of the states, as it takes "its own" CPU."""
+    torch.set_rng_state(states[int(os.environ.get("LOCAL_RANK", "0"))])
+
+
+def _generators(name: str) -> Callable[[Device, Any], Any]:
+    """A function of torch.cuda about generators: torch.npu's of that name, or what it is on a CPU.
+
+    torch.manual_seed calls manual_seed_all too, even in the worker processes of a DataLoader, which have no card.
+    """
+    generator = torch.default_generator
+    of_cpu: dict[str, Callable[[Device], Callable[..., Any]]] = {
+        "get_rng_state_all": lambda device: lambda: [torch.get_rng_state() for _ in range(_count(device))],
+        "set_rng_state_all": lambda _: _set_rng_states_of_cpus,
+        "manual_seed_all": lambda _: generator.manual_seed,
+        "seed": lambda _: generator.seed,
+        "seed_all": lambda _: generator.seed,
+        "initial_seed": lambda _: generator.initial_seed,
+    }
+
+    def make(device: Device, original: Any) -> Any:
+        answer = of_cpu[name](device) if device.name == "cpu" else getattr(_runtime(device), name)
+        return _unless_torch_asks(answer, original)
+
+    return make
 
 
 def _properties(device: Device, _: Any) -> Callable[..., Any]:
@@ -160,6 +197,16 @@ SCRIPT_ROWS: tuple[Row, ...] = (
         "megatron.training.arguments:validate_args",
         "the same",
         lambda *_: lambda *_: (0, 0),
+    ),
+    Row(
+        "torch.cuda:set_rng_state",
+        "megatron.training.checkpointing:load_checkpoint",
+        "continues the generator of the device; without CUDA the call would only be queued",
+        _set_rng_state,
+    ),
+    *(
+        Row(f"torch.cuda:{name}", _SCRIPT, "the same, or an error", _generators(name))
+        for name in ("get_rng_state_all", "set_rng_state_all", "manual_seed_all", "seed", "seed_all", "initial_seed")
     ),
     Row("torch.distributed:init_process_group", _SET_UP, "nccl is gloo or hccl", _collectives),
     Row("torch.distributed:new_group", "megatron.core.parallel_state:create_group", "the same", _collectives),

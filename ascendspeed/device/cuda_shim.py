@@ -32,6 +32,7 @@ __all__ = [
     "is_cuda",
     "meant",
     "moved",
+    "own_card",
     "redirected_factory",
     "rows_of",
     "uninstall",
@@ -70,13 +71,15 @@ class Row:
 
 
 def is_cuda(value: Any) -> bool:
-    """Whether an argument says CUDA: "cuda", "cuda:1" or a torch.device of that type."""
+    """Whether a device argument says CUDA: "cuda", "cuda:1", a torch.device of that type, or the number of a card."""
+    if isinstance(value, int):
+        return not isinstance(value, bool)
     return isinstance(value, str | torch.device) and str(value).partition(":")[0] == "cuda"
 
 
-def meant(device: Device, value: str | torch.device) -> torch.device:
+def meant(device: Device, value: str | torch.device | int) -> torch.device:
     """The device that is meant by a CUDA device: the same card, or the current one."""
-    index = torch.device(value).index
+    index = value if isinstance(value, int) else torch.device(value).index
     return device.current_device() if index is None else device.torch_device(index)
 
 
@@ -99,7 +102,7 @@ def moved(chosen: Device, original: Callable[..., Any]) -> Callable[..., Any]:
     def cuda(self: Any, device: Any = None, non_blocking: bool = False, **_: Any) -> Any:
         if getattr(self, "is_meta", False):
             return self
-        where = "cuda" if device is None else f"cuda:{device}" if isinstance(device, int) else device
+        where = "cuda" if device is None else device
         return self.to(meant(chosen, where) if is_cuda(where) else where, non_blocking=non_blocking)
 
     return cuda
@@ -117,6 +120,20 @@ def _type_as_cuda(device: Device, original: Callable[..., Any]) -> Callable[...,
         return "torch.cuda." + answer.rpartition(".")[2]
 
     return type_
+
+
+def own_card(device: Device, card: Any) -> None:
+    """NotImplementedError if `card`, as torch.cuda takes it, is not the one of this process."""
+    if card is not None and meant(device, card) != device.current_device():
+        raise NotImplementedError(f"device={card!r} is not the card of this process, {device.current_device()}")
+
+
+def _rng_state(device: Device, _: Any) -> Callable[..., Tensor]:
+    def get_rng_state(device_: Any = None, **named: Any) -> Tensor:
+        own_card(device, named.get("device", device_))
+        return device.get_rng_state()
+
+    return get_rng_state
 
 
 def _without_rng_alarm(*_: Any) -> Any:
@@ -143,7 +160,7 @@ ROWS: tuple[Row, ...] = (
         "torch.cuda:get_rng_state",
         "megatron.core.tensor_parallel.random:CudaRNGStatesTracker.add",
         "reads the generator of the device",
-        lambda device, _: lambda *_: device.get_rng_state(),
+        _rng_state,
     ),
     Row(
         "megatron.core.tensor_parallel.random:_get_cuda_rng_state",
