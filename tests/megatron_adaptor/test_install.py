@@ -1,5 +1,6 @@
 """Importing the adaptor: in any order, twice, taken back, refused where Megatron is not what it was."""
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from megatron.core import fp8_utils
 from megatron.core.transformer.dot_product_attention import DotProductAttention
 from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.torch_norm import WrappedTorchNorm
@@ -102,6 +104,14 @@ def test_megatrons_classes_make_ours(adaptor):
     assert attention.heads.head_num == 2
     norm = WrappedTorchNorm(TransformerConfig(**CONFIG, tensor_model_parallel_size=2, sequence_parallel=True), 32)
     assert norm.weight.sequence_parallel
+
+
+def test_the_distributed_optimizer_needs_no_transformer_engine(adaptor):
+    """In 0.12 it asks for the conversion to fp8 after each step, of no parameters too."""
+    fp8_utils.quantize_param_shard([], [], [], None)
+    if importlib.util.find_spec("transformer_engine") is None:
+        with pytest.raises(RuntimeError, match="Transformer Engine"):
+            fp8_utils.quantize_param_shard([torch.ones(2)], [torch.ones(2)], [0], None)
 
 
 def test_a_sub_class_of_the_users_keeps_its_own_attention(adaptor):

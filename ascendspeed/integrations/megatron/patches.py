@@ -92,6 +92,17 @@ def _new_enough(_: Any) -> Callable[[str], bool]:
     return is_te_min_version
 
 
+def _nothing_to_quantize(original: Callable[..., None]) -> Callable[..., None]:
+    """_quantize_param_shard_impl, which newer releases too leave at once where the list of fp8 parameters is empty."""
+
+    @functools.wraps(original)
+    def _quantize_param_shard_impl(model_params: Any, *args: Any, **kwargs: Any) -> None:
+        if model_params:
+            original(model_params, *args, **kwargs)
+
+    return _quantize_param_shard_impl
+
+
 _GPT_SPECS = "megatron.core.models.gpt.gpt_layer_specs"
 
 PATCHES: tuple[Patch, ...] = (
@@ -145,6 +156,13 @@ PATCHES: tuple[Patch, ...] = (
         f"{_GPT_SPECS}:is_te_min_version",
         _new_enough,
         "the same: it would import Transformer Engine",
+        ">=0.12,<0.13",
+        unless="transformer_engine",
+    ),
+    Patch(
+        "megatron.core.fp8_utils:_quantize_param_shard_impl",
+        _nothing_to_quantize,
+        "the distributed optimizer without Transformer Engine: it refuses to quantize no parameter at all",
         ">=0.12,<0.13",
         unless="transformer_engine",
     ),
