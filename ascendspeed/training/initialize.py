@@ -6,6 +6,7 @@ import os
 import random
 import warnings
 from collections.abc import Iterator
+from dataclasses import asdict
 
 import numpy
 import torch
@@ -17,9 +18,12 @@ from ascendspeed import device as devices
 from ascendspeed.device import Device, cuda_shim
 from ascendspeed.training import timeouts
 from ascendspeed.training.configs import RunConfig
-from ascendspeed.training.mistakes import Mistake
+from ascendspeed.training.mistakes import Mistake, on_every_rank, on_rank_0
 
 __all__ = ["seed_generators", "world"]
+
+# A node may know these by another name; the loop compares what is there (`save_folder.check_shared`).
+_PATHS = {"data_path", "data_cache_path", "tokenizer_model", "save", "load", "tensorboard_dir", "deepspeed_config"}
 
 
 @contextlib.contextmanager
@@ -27,7 +31,7 @@ def world(run: RunConfig) -> Iterator[Device]:
     """Join the other processes, for as long as the context lasts; its value is the device.
 
     Without torchrun the world is this one process; a process group that is there already is used and left alone.
-    `Mistake` if the device asked for is not there.
+    `Mistake` if the device asked for is not there, or a flag is not the same on all ranks.
     """
     try:
         device = devices.select(run.parallel.device)
@@ -38,6 +42,7 @@ def world(run: RunConfig) -> Iterator[Device]:
     try:
         if not dist.is_initialized():
             _join(run, device)
+        _compare_flags(run)
         parallel_state.initialize_model_parallel(
             tensor_model_parallel_size=run.parallel.tensor_model_parallel_size,
             pipeline_model_parallel_size=run.parallel.pipeline_model_parallel_size,
@@ -61,6 +66,31 @@ def _join(run: RunConfig, device: Device) -> None:
     else:
         alone = dist.HashStore()
         dist.init_process_group(device.collective_backend, store=alone, rank=0, world_size=1, timeout=timeout)
+
+
+def _compare_flags(run: RunConfig) -> None:
+    """`Mistake` on every rank if a flag of one differs from rank 0's: nodes that were started with different flags.
+
+    They would wait for each other in different collectives, or train together on different terms without a word.
+    """
+    own: dict[str, object] = {}
+    for group in asdict(run).values():
+        if isinstance(group, dict):
+            own |= {name: bool(value) if name in _PATHS else value for name, value in group.items()}
+    first = on_rank_0(lambda: own)
+    on_every_rank(lambda: _compare(own, first))
+
+
+def _compare(own: dict[str, object], first: dict[str, object]) -> None:
+    for name, value in own.items():
+        if value != first.get(name):
+            said = [
+                f"{'given' if each else 'not given'}" if name in _PATHS else each for each in (value, first.get(name))
+            ]
+            raise Mistake(
+                f"--{name.replace('_', '-')} is {said[0]} on rank {dist.get_rank()} and {said[1]} on rank 0: "
+                "give every node the same flags"
+            )
 
 
 def _tell_hccl(seconds: int) -> int:

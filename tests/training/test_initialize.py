@@ -5,6 +5,7 @@ import os
 
 import pytest
 import torch
+import torch.distributed as dist
 from megatron.core import parallel_state
 from megatron.core.tensor_parallel import get_cuda_rng_tracker
 
@@ -13,6 +14,7 @@ from ascendspeed.training import flags, initialize
 from ascendspeed.training.initialize import world
 from ascendspeed.training.mistakes import Mistake
 from tests.support.device import DEVICE
+from tests.support.ranks import run_ranks
 from tests.training.settings import SMALL
 
 
@@ -40,6 +42,38 @@ def test_the_seed_decides_every_generator():
             return [*torch.rand(3).tolist(), *torch.rand(3, device=device.current_device()).tolist()]
 
     assert drawn("1") == drawn("1") != drawn("2")
+
+
+def _refusals(*flags_of_rank_1: tuple[str, ...]) -> list[str]:
+    """What the rank is told, when rank 1 has these flags besides."""
+    said = []
+    for more in flags_of_rank_1:
+        run = flags.parse([*SMALL, *(more if dist.get_rank() == 1 else ())], world_size=2)
+        try:
+            with world(run):
+                said.append("nothing")
+        except Mistake as mistake:
+            said.append(str(mistake))
+    return said
+
+
+@pytest.mark.distributed
+def test_nodes_with_different_flags_are_told_which():
+    cases = (
+        ("--lr", "1e-3"),
+        ("--tensor-model-parallel-size", "2"),
+        ("--train-iters", "7"),
+        ("--save", "a"),
+        ("--micro-batch-size", "2"),
+    )
+    for said in run_ranks(2, _refusals, *cases):
+        assert said == [
+            "--lr is 0.001 on rank 1 and 0.01 on rank 0: give every node the same flags",
+            "--tensor-model-parallel-size is 2 on rank 1 and 1 on rank 0: give every node the same flags",
+            "--train-iters is 7 on rank 1 and 6 on rank 0: give every node the same flags",
+            "--save is given on rank 1 and not given on rank 0: give every node the same flags",
+            "nothing",
+        ]
 
 
 @pytest.mark.parametrize(
