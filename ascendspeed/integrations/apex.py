@@ -102,15 +102,17 @@ def megatron_adam(adam: Adam) -> Iterator[None]:
     megatron-core takes apex's FusedAdam by itself, whether or not its kernels are there, and no argument names another.
     """
     module: Any = importlib.import_module("megatron.core.optimizer")
+    distributed: Any = importlib.import_module("megatron.core.optimizer.distrib_optimizer")
     if module.Adam.__module__.startswith("transformer_engine"):
         yield
         return
-    before = module.Adam, module.USING_PYTORCH_OPTIMIZER
+    before = module.Adam, module.USING_PYTORCH_OPTIMIZER, distributed.Adam
     module.Adam, module.USING_PYTORCH_OPTIMIZER = _with_mode(adam.make), False
+    distributed.Adam = torch.optim.Optimizer  # which it only takes an Adam for; Ascend's is neither apex's nor torch's
     try:
         yield
     finally:
-        module.Adam, module.USING_PYTORCH_OPTIMIZER = before
+        module.Adam, module.USING_PYTORCH_OPTIMIZER, distributed.Adam = before
 
 
 def _with_mode(make: Callable[..., torch.optim.Optimizer]) -> Callable[..., torch.optim.Optimizer]:

@@ -60,16 +60,18 @@ def load(
 ) -> None:
     """Put model, optimizer, schedule and generators where they were after `iteration` iterations. All ranks call."""
     distributed = [each for each in optimizer.chained_optimizers if isinstance(each, DistributedOptimizer)]
+    numbers = []
     for each in distributed:
         each._init_optimizer_states_with_dummy_values()  # torch's Adam has no step to ask for before its first one
+        numbers.append(_take_numbers(each.optimizer))
     wanted = _state(model, optimizer, scheduler, device, is_loading=True)
     state = dist_checkpointing.load(wanted, str(checkpoint_path(folder, iteration)))
     for name, chunk in _named(model).items():
         chunk.module.load_state_dict(state[name])
     with torch.no_grad():  # megatron-core copies into views of the parameters
         optimizer.load_state_dict(state["optimizer"])
-    for each in distributed:
-        _set_steps(each.optimizer)
+    for each, own in zip(distributed, numbers, strict=True):
+        _set_steps(each.optimizer, iteration, own)
     scheduler.load_state_dict(state["scheduler"])
     generators = state["generators"]
     random.setstate(generators["random"])
@@ -122,13 +124,29 @@ def _named(model: list[DistributedDataParallel]) -> dict[str, DistributedDataPar
     return {"model": model[0]} if len(model) == 1 else {f"model{index}": chunk for index, chunk in enumerate(model)}
 
 
-def _set_steps(adam: torch.optim.Optimizer) -> None:
-    """Give every parameter the number of steps of its group.
+def _take_numbers(adam: torch.optim.Optimizer) -> list[torch.Tensor]:
+    """Take away the steps that are numbers, as Ascend's Adam has them: megatron-core would copy a tensor into them.
 
-    megatron-core saves it with the groups, but leaves the parameters of torch's Adam the one they had before the load.
+    Returns the parameters that had one.
     """
+    having = [parameter for parameter, state in adam.state.items() if isinstance(state.get("step"), int)]
+    for parameter in having:
+        del adam.state[parameter]["step"]
+    return having
+
+
+def _set_steps(adam: torch.optim.Optimizer, steps: int, numbers: list[torch.Tensor]) -> None:
+    """Give the optimizer the number of its steps, one per iteration, wherever it counts them.
+
+    megatron-core's distributed optimizer saves and restores the step only of the Adam that its imports suggest, and
+    that is apex's wherever a package apex is, used or not. `numbers` is what `_take_numbers` returned.
+    """
+    for parameter in numbers:
+        adam.state[parameter]["step"] = steps
     for group in adam.param_groups:
+        if "step" in group:
+            group["step"] = steps
         for parameter in group["params"]:
-            if "step" in adam.state[parameter]:
+            if isinstance(adam.state[parameter].get("step"), torch.Tensor):
                 beside = parameter.device if group.get("fused") else "cpu"  # where the fused Adam counts
-                adam.state[parameter]["step"] = torch.tensor(float(group["step"]), device=beside)
+                adam.state[parameter]["step"] = torch.tensor(float(steps), device=beside)

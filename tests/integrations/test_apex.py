@@ -16,31 +16,52 @@ import torch
 from ascendspeed.integrations import apex
 
 ROOT = Path(__file__).parents[2]
+# As NVIDIA's: the step is the group's, and a parameter's state is its two moments.
 FUSED_ADAM = """
 import torch
-class FusedAdam(torch.optim.AdamW):
+from torch.optim.adamw import adamw
+class FusedAdam(torch.optim.Optimizer):
     updates = 0
     def __init__(self, params, lr=1e-3, bias_correction=True, betas=(0.9, 0.999), eps=1e-8, adam_w_mode=True,
                  weight_decay=0., amsgrad=False, set_grad_none=True, capturable=False, master_weights=False):
         {refusal}
         assert adam_w_mode
-        super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
+        super().__init__(params, dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay))
     def step(self, closure=None, grads=None, output_params=None, scale=None, grad_norms=None, grad_scaler=None):
         FusedAdam.updates += 1
-        return super().step(closure)
+        for group in self.param_groups:
+            if group["params"]:
+                group["step"] = group.get("step", 0) + 1
+                update(self, group, lambda state: group["step"])
 class FusedSGD(torch.optim.SGD): pass
+def update(self, group, step_of):
+    for p in group["params"]:
+        state = self.state[p]
+        for moment in ("exp_avg", "exp_avg_sq"):
+            if moment not in state:
+                state[moment] = torch.zeros_like(p)
+        with torch.no_grad():
+            adamw(
+                [p], [p.grad], [state["exp_avg"]], [state["exp_avg_sq"]], [], [torch.tensor(step_of(state) - 1.0)],
+                amsgrad=False, beta1=group["betas"][0], beta2=group["betas"][1], lr=group["lr"],
+                weight_decay=group["weight_decay"], eps=group["eps"], maximize=False)
 """
 NO_CUDA = "raise RuntimeError('apex.optimizers.FusedAdam requires cuda extensions')"
+# As Ascend's: the step is the parameter's, and a number.
 NPU_ADAM = """
 import torch
-class NpuFusedAdamW(torch.optim.AdamW):
+class NpuFusedAdamW(torch.optim.Optimizer):
     updates = 0
     def __init__(self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=1e-2, amsgrad=False):
-        super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
+        super().__init__(params, dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay))
     def step(self, closure=None):
+        from apex.optimizers import update
         {refusal}
         NpuFusedAdamW.updates += 1
-        return super().step(closure)
+        for group in self.param_groups:
+            for p in group["params"]:
+                self.state[p]["step"] = self.state[p].get("step", 0) + 1
+            update(self, group, lambda state: state["step"])
 """
 NEEDS_AMP = "raise RuntimeError('apex.optimizers.NpuFusedAdamW should be used with AMP.')"
 MOVES = "for g in self.param_groups:\n            for p in g['params']: p.data = p.data.clone()"
@@ -111,7 +132,7 @@ def run(program: list[str], path: Path | None = None) -> subprocess.CompletedPro
     )
 
 
-# What is chosen, and what a training of 4 iterations then calls and comes to.
+# What is chosen, and what a training of 4 iterations, in one go or in two, then calls and comes to.
 TRAIN = """
 import json, sys
 from ascendspeed.training import flags
@@ -119,7 +140,11 @@ from ascendspeed.training.loop import train
 from tests.training.settings import SMALL
 folder = sys.argv[1]
 command = [*SMALL, "--train-iters", "4", "--vocab-size", "300", "--split", "1,0,0", "--device", "cpu",
-           "--use-cpu-initialization", "--normalization", "RMSNorm", "--data-cache-path", sys.argv[2], "--save", folder]
+           "--use-cpu-initialization", "--normalization", "RMSNorm", "--data-cache-path", sys.argv[2], "--save", folder,
+           "--use-distributed-optimizer"]
+if sys.argv[3] == "in two":
+    command += ["--load", folder]
+    train(flags.parse([*command, "--exit-interval", "2"], world_size=1))
 train(flags.parse(command, world_size=1))
 calls = {}
 for module, names in (("apex.optimizers", ("FusedAdam", "NpuFusedAdamW")),
@@ -133,9 +158,9 @@ print("CALLS", json.dumps(calls), optimizer.Adam.__module__)
 """
 
 
-def trained(folder: Path, path: Path | None, cache: Path) -> tuple[list[float], dict, str]:
+def trained(folder: Path, path: Path | None, cache: Path, go: str = "in one") -> tuple[list[float], dict, str]:
     """Losses of the training, calls of apex, what the program said."""
-    done = run(["-c", TRAIN, str(folder / "save"), str(cache)], path)
+    done = run(["-c", TRAIN, str(folder / "save"), str(cache), go], path)
     assert done.returncode == 0, done.stderr
     history = [json.loads(line) for line in (folder / "save" / "history.jsonl").read_text().splitlines()]
     said = next(line for line in done.stdout.splitlines() if line.startswith("CALLS")).split(" ", 1)[1]
@@ -172,6 +197,14 @@ def test_ascends_optimizer_is_used(tmp_path, cache, without):
     losses, calls, said = trained(tmp_path, ascends(tmp_path / "path"), cache)
     assert "optimizer: Ascend's apex.optimizers.NpuFusedAdamW (installed)" in said
     assert calls["NpuFusedAdamW"] >= 4 + 2
+    assert losses == pytest.approx(without[0], rel=1e-6)
+
+
+@pytest.mark.parametrize(("make", "refusal"), [(nvidias, ""), (nvidias, NO_CUDA), (ascends, "")])
+def test_a_resume_counts_on_whichever_adam_it_is(tmp_path, cache, without, make, refusal):
+    """With torch's and Ascend's megatron-core saves no step once a package apex is there."""
+    losses, _, said = trained(tmp_path, make(tmp_path / "path", refusal), cache, "in two")
+    assert "continuing after iteration 2" in said
     assert losses == pytest.approx(without[0], rel=1e-6)
 
 
