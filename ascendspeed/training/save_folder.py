@@ -14,7 +14,7 @@ import os
 import platform
 import time
 import uuid
-from dataclasses import asdict
+from dataclasses import MISSING, asdict, fields, is_dataclass
 from pathlib import Path
 
 from ascendspeed import device as devices
@@ -169,6 +169,7 @@ def _check_configuration(flag: str, folder: Path, settings: dict[str, object]) -
         there = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise Mistake(f"{flag} {folder}: {file} is not JSON ({error})") from None
+    there = _defaults() | there  # a folder from before a flag was there had what the flag's default means
     different = [
         f"{name} is {there.get(name)} there and {value} here{_FOLLOWS_FROM.get(name, '')}"
         for name, value in settings.items()
@@ -186,7 +187,7 @@ def _settings(run: RunConfig) -> dict[str, object]:
         free = _FREE.get(group, set())
         if not isinstance(values, dict) or free is None:
             continue
-        settings |= {"--" + name.replace("_", "-"): value for name, value in values.items() if name not in free}
+        settings |= {_flag(name): value for name, value in values.items() if name not in free}
     settings |= {
         "--device": run.parallel.device or devices.current().name,
         "--global-batch-size": run.global_batch_size,
@@ -197,3 +198,19 @@ def _settings(run: RunConfig) -> dict[str, object]:
     return {
         name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()
     }  # as JSON has it
+
+
+def _defaults() -> dict[str, object]:
+    """The default of every flag that has one."""
+    groups = (each.type for each in fields(RunConfig))
+    return {
+        _flag(each.name): each.default
+        for group in groups
+        if is_dataclass(group)
+        for each in fields(group)
+        if each.default is not MISSING
+    }
+
+
+def _flag(field: str) -> str:
+    return "--" + field.replace("_", "-")

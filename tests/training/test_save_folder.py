@@ -63,6 +63,18 @@ def test_another_configuration_is_refused_by_its_first_difference(tmp_path):
     assert "number of processes" not in refusal("--save", here)
 
 
+def test_a_folder_from_before_a_flag_has_its_default(tmp_path):
+    checkpointed(tmp_path, 4)
+    file = tmp_path / save_folder.CONFIGURATION
+    then = json.loads(file.read_text())
+    for later in ("--window-size", "--prefix-lm", "--reset-attention-mask", "--rotary-percent"):
+        del then[later]
+    file.write_text(json.dumps(then))
+    here = ["--save", str(tmp_path), "--load", str(tmp_path)]
+    assert save_folder.look_at(run(*here)) == 4
+    assert "--reset-attention-mask is False there and True here" in refusal(*here, "--reset-attention-mask")
+
+
 def test_lengths_reports_and_paths_are_free(tmp_path):
     checkpointed(tmp_path, 4)
     here = str(tmp_path)
