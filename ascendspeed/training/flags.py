@@ -89,9 +89,9 @@ def parse(argv: Sequence[str], world_size: int | None = None) -> configs.RunConf
             parser.print_help()
         raise SystemExit(0)
     values = vars(parser.parse_args(argv))
-    if values.pop("use_rotary_position_embeddings"):
+    if values["use_rotary_position_embeddings"] and "--position-embedding-type" not in dict(_options(argv)):
         values["position_embedding_type"] = "rope"
-    values["use_rotary_position_embeddings"] = values["position_embedding_type"] == "rope"
+    values["use_rotary_position_embeddings"] |= values["position_embedding_type"] == "rope"
     if values["recompute_activations"] and values["recompute_granularity"] is None:
         values["recompute_granularity"] = "selective"
     values["recompute_activations"] |= values["recompute_granularity"] == "selective"

@@ -78,16 +78,19 @@ def _parallelism(run: RunConfig) -> Iterator[tuple[bool, str]]:
         f"but --global-batch-size={run.global_batch_size} makes {run.num_microbatches} of {samples} samples each",
     )
     recomputed = m.recompute_num_layers or 1
+    chunk = (
+        f"--num-layers={m.num_layers}"
+        if run.layers_per_chunk == m.num_layers
+        else f"the {run.layers_per_chunk} layers of a model chunk (--num-layers={m.num_layers}, {stages}"
+        + (f", {interleaved})" if run.virtual_stages > 1 else ")")
+    )
     yield (
         m.recompute_method != "uniform" or recomputed < 1 or run.layers_per_chunk % recomputed == 0,
-        f"--recompute-num-layers={m.recompute_num_layers} does not divide "
-        + (
-            f"--num-layers={m.num_layers}"
-            if run.layers_per_chunk == m.num_layers
-            else f"the {run.layers_per_chunk} layers of a model chunk (--num-layers={m.num_layers}, {stages}"
-            + (f", {interleaved})" if run.virtual_stages > 1 else ")")
-        )
-        + ", as --recompute-method uniform needs",
+        f"--recompute-num-layers={recomputed} does not divide {chunk}, as --recompute-method uniform needs",
+    )
+    yield (
+        m.recompute_method != "block" or recomputed <= run.layers_per_chunk,
+        f"--recompute-num-layers={recomputed} is more than {chunk}, and --recompute-method block counts in each chunk",
     )
     yield (
         p.ddp_bucket_size is None or p.overlap_grad_reduce,
@@ -233,8 +236,9 @@ def _rules(run: RunConfig) -> list[tuple[bool, str]]:
             f"but --recompute-granularity={m.recompute_granularity} is given",
         ),
         (
-            m.recompute_method != "block" or (m.recompute_num_layers or 1) <= m.num_layers,
-            f"--recompute-num-layers={m.recompute_num_layers} is more than --num-layers={m.num_layers}",
+            not m.use_rotary_position_embeddings or m.position_embedding_type == "rope",
+            "--use-rotary-position-embeddings is --position-embedding-type rope, "
+            f"but --position-embedding-type={m.position_embedding_type} is given",
         ),
         (
             m.position_embedding_type != "rope" or rotated % 2 == 0,

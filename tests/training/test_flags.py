@@ -256,6 +256,11 @@ PARALLEL_RULES = [
         "--recompute-num-layers=2 does not divide the 1 layers of a model chunk (--num-layers=4, "
         "--pipeline-model-parallel-size=2, --num-layers-per-virtual-pipeline-stage=1)",
     ),
+    (
+        [*PP2, *FULL, "block", "--recompute-num-layers", "3"],
+        "--recompute-num-layers=3 is more than the 2 layers of a model chunk (--num-layers=4, "
+        "--pipeline-model-parallel-size=2), and --recompute-method block counts in each chunk",
+    ),
     (["--ddp-bucket-size", "9"], "--ddp-bucket-size=9 has no effect without --overlap-grad-reduce"),
     (["--ddp-bucket-size", "0", "--overlap-grad-reduce"], "--ddp-bucket-size=0 is not positive"),
     (["--grad-reduce-in-bf16"], "--grad-reduce-in-bf16 needs --bf16"),
@@ -264,6 +269,14 @@ PARALLEL_RULES = [
     (
         ["--recompute-activations", *FULL, "uniform", "--recompute-num-layers", "1"],
         "--recompute-activations is --recompute-granularity selective, but --recompute-granularity=full is given",
+    ),
+    *(
+        (
+            ["--use-rotary-position-embeddings", "--position-embedding-type", kind],
+            "--use-rotary-position-embeddings is --position-embedding-type rope, "
+            f"but --position-embedding-type={kind} is given",
+        )
+        for kind in ("alibi", "learned_absolute")
     ),
 ]
 
