@@ -31,7 +31,14 @@ _REFUSED = {
     "sequence_parallel_size": "say --ds-sequence-parallel-size",
     "data_parallel_size": "it follows from the processes and --ds-sequence-parallel-size",
 }
-_OFFLOAD = ("offload_optimizer", "offload_param")
+_OFFLOAD = (
+    "offload_optimizer",
+    "offload_param",
+    # DeepSpeed's deprecated names, which it still follows.
+    "cpu_offload",
+    "cpu_offload_param",
+    "cpu_offload_use_pin_memory",
+)
 
 
 def read(run: RunConfig) -> dict[str, Any]:
@@ -113,7 +120,7 @@ def _contradictions(given: dict[str, Any], run: RunConfig) -> Iterator[str]:
                 yield f"{path}.{member} is not a setting that is honoured here"
     for path, (value, flag) in _said_by_flags(run).items():
         there = _at(given, path)
-        if there not in (None, "auto", value):
+        if not (there in (None, "auto") or _same(there, value)):
             yield f"{path} is {json.dumps(there)}, but the command line says {flag}; give both the same, or here 'auto'"
 
 
@@ -124,14 +131,16 @@ def _zero(given: dict[str, Any], run: RunConfig) -> Iterator[str]:
         yield f"zero_optimization must be an object, not {json.dumps(zero)}"
         return
     stage = zero.get("stage", "auto")
-    if flag is not None and stage not in ("auto", flag):
+    if flag is not None and not (stage == "auto" or _same(stage, flag)):
         yield f"zero_optimization.stage is {json.dumps(stage)}, but the command line says --zero-stage={flag}"
-    if (stage if flag is None else flag) not in (1, 2, 3):
+    asked = stage if flag is None else flag
+    if not any(_same(asked, known) for known in (1, 2, 3)):
         yield "zero_optimization.stage (or --zero-stage) must be 1, 2 or 3" + (
-            "" if stage == "auto" and flag is None else f", not {stage if flag is None else flag}"
+            "" if asked == "auto" else f", not {json.dumps(asked)}"
         )
     for name in _OFFLOAD:
-        if (zero.get(name) or {"device": "none"}).get("device", "none") != "none":
+        asked = zero.get(name)
+        if asked and not (isinstance(asked, dict) and asked.get("device", "none") == "none"):
             yield f"zero_optimization.{name} is not supported yet: it needs kernels that DeepSpeed compiles"
 
 
@@ -151,6 +160,11 @@ def _completed(given: dict[str, Any], run: RunConfig) -> dict[str, Any]:
         "gradient_clipping": run.optimizer.clip_grad,
         "bf16": {"enabled": run.model.bf16},
     }
+
+
+def _same(there: Any, value: Any) -> bool:
+    """Whether JSON's value is this one; true is no number, though Python's True is 1."""
+    return there == value and isinstance(there, bool) == isinstance(value, bool)
 
 
 def _at(given: dict[str, Any], path: str) -> Any:

@@ -57,7 +57,10 @@ CONTRADICTIONS = [
     ({"train_batch_size": 16}, "train_batch_size is 16", "--global-batch-size=4"),
     ({"gradient_accumulation_steps": 3}, "gradient_accumulation_steps is 3", "1, from --global-batch-size=4"),
     ({"gradient_clipping": 0.0}, "gradient_clipping is 0.0", "--clip-grad=1.0"),
+    ({"gradient_clipping": True}, "gradient_clipping is true", "--clip-grad=1.0"),
+    ({"gradient_accumulation_steps": True}, "gradient_accumulation_steps is true", "1, from --global-batch-size=4"),
     ({"bf16": {"enabled": True}}, "bf16.enabled is true", "--bf16 not given"),
+    ({"bf16": {"enabled": 0}}, "bf16.enabled is 0", "--bf16 not given"),
     ({"optimizer": {"type": "Lion"}}, 'optimizer.type is "Lion"', "--optimizer adam"),
     ({"optimizer": {"params": {"lr": 1.0}}}, "optimizer.params.lr is 1.0", "--lr=0.01"),
     ({"optimizer": {"params": {"betas": [0.9, 0.95]}}}, "betas is [0.9, 0.95]", "--adam-beta1=0.9 --adam-beta2=0.999"),
@@ -91,6 +94,11 @@ REFUSED = [
         {"zero_optimization": {"stage": 3, "offload_param": {"device": "cpu"}}},
         "zero_optimization.offload_param is not supported yet",
     ),
+    *(
+        ({"zero_optimization": {"stage": 2, name: True}}, f"zero_optimization.{name} is not supported yet")
+        for name in ("cpu_offload", "cpu_offload_param", "cpu_offload_use_pin_memory", "offload_optimizer")
+    ),
+    ({"zero_optimization": {"stage": True}}, "zero_optimization.stage (or --zero-stage) must be 1, 2 or 3, not true"),
 ]
 
 
@@ -99,6 +107,11 @@ def test_what_cannot_be_honoured_is_refused(tmp_path, given, sentence):
     with pytest.raises(Mistake) as refusal:
         settings(tmp_path, given)
     assert sentence in str(refusal.value)
+
+
+def test_no_offload_may_be_said(tmp_path):
+    none = {"cpu_offload": False, "offload_param": None, "offload_optimizer": {"device": "none"}}
+    assert settings(tmp_path, {"zero_optimization": TWO | none})["zero_optimization"] == TWO | none
 
 
 def test_two_stages_are_refused(tmp_path):
