@@ -35,14 +35,18 @@ def test_what_zero_replaces_is_refused_by_name(name):
     (field,) = [f for group in megatron_flags.GROUPS.values() for f in dataclasses.fields(group) if f.name == name]
     word = "--" + name.replace("_", "-")
     values = [] if field.type is bool else ["1" if name.startswith("num_") else "2"]
-    more = {
-        "sequence_parallel": ["--tensor-model-parallel-size", "2"],
-        "num_layers_per_virtual_pipeline_stage": ["--pipeline-model-parallel-size", "2"],
-        "num_virtual_stages_per_pipeline_rank": ["--pipeline-model-parallel-size", "2"],
+    tp, pp = ["--tensor-model-parallel-size", "2"], ["--pipeline-model-parallel-size", "2"]
+    more = {  # what makes the flag legal without DeepSpeed
+        "sequence_parallel": tp,
+        "num_layers_per_virtual_pipeline_stage": pp,
+        "num_virtual_stages_per_pipeline_rank": pp,
+        "ddp_bucket_size": ["--overlap-grad-reduce"],
+        "overlap_param_gather": ["--overlap-grad-reduce", "--use-distributed-optimizer"],
+        "grad_reduce_in_bf16": ["--bf16"],
     }.get(name, [])
-    said = refusal(*JSON, word, *values, *more)
-    assert said.startswith("--")
-    assert word in said or "is not honoured with DeepSpeed" in said
+    run = megatron_flags.parse([*SMALL, word, *values, *more], world_size=2)
+    assert any(said.startswith(f"{word} is not honoured with DeepSpeed") for said in flags._mistakes(run, 1))
+    assert "is not honoured with DeepSpeed" in refusal(*JSON, word, *values, *more)
 
 
 def test_every_parallel_flag_is_decided():
