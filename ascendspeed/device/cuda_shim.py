@@ -15,7 +15,7 @@ import sys
 import types
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -70,7 +70,7 @@ class Row:
             ) from error
 
 
-def is_cuda(value: Any) -> bool:
+def is_cuda(value: Any) -> TypeGuard[str | torch.device | int]:
     """Whether a device argument says CUDA: "cuda", "cuda:1", a torch.device of that type, or the number of a card."""
     if isinstance(value, int):
         return not isinstance(value, bool)

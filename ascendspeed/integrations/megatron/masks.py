@@ -189,6 +189,9 @@ def _what_is_given(kind: str, attention_mask: Tensor | None) -> str:
     raise ValueError(f"attention_mask has dtype {attention_mask.dtype}; mask {kind!r} takes {expected}")
 
 
+_NO_MASK_REMEDY = "; Megatron-LM's --no-create-attention-mask-in-dataloader leaves the mask to the attention"
+
+
 def _unknown_case(kind: str, given: str, window_size: tuple[int, int] | None, packed: bool) -> str:
     rows = [row for row in MAPPING if row.kind == kind]
     if not rows:
@@ -201,6 +204,7 @@ def _unknown_case(kind: str, given: str, window_size: tuple[int, int] | None, pa
         f"mask {kind!r} takes as attention_mask {wanted}; it was given {given}"
         f"{'' if window_size is None else f' and window_size={window_size}'}"
         f"{' and packed_seq_params' if packed else ''}"
+        f"{_NO_MASK_REMEDY if kind == 'causal' and given == 'mask' else ''}"
     )
 
 

@@ -286,7 +286,7 @@ BOOL = torch.zeros(2, 1, 4, 4, dtype=torch.bool)
             "mask 'no_mask' takes as attention_mask nothing or nothing and a window_size or nothing and packed_",
         ),
         (("causal_bottom_right", BOOL, 4, 4), "it was given mask"),
-        (("causal", BOOL, 4, 4, (2, 0)), r"it was given mask and window_size=\(2, 0\)"),
+        (("causal", BOOL, 4, 4, (2, 0)), r"it was given mask and window_size=\(2, 0\); .*--no-create-att"),
         (("prefix", BOOL, 4, 4), "mask 'prefix' takes as attention_mask lengths or .*; it was given mask"),
         (("padding", BOOL.float(), 4, 4), "dtype torch.float32; mask 'padding' takes a bool mask, True = left out"),
         (("causal", torch.tensor([1, 2]), 4, 4), "dtype torch.int64; mask 'causal' takes a bool mask"),
