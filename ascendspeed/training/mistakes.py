@@ -7,6 +7,7 @@ are not mistakes: they keep their traceback, the rank goes at once, and torchrun
 """
 
 import datetime
+import itertools
 import os
 import sys
 from collections.abc import Callable
@@ -19,6 +20,9 @@ __all__ = ["EXIT_CODE", "Mistake", "exit_alone", "exit_together", "on_every_rank
 
 EXIT_CODE = 2  # argparse's code for a command line that cannot be run
 
+_PATIENCE = datetime.timedelta(days=1)  # for what rank 0 does alone; a large text is tokenized for hours
+_calls = itertools.count()
+
 Result = TypeVar("Result")
 
 
@@ -27,11 +31,20 @@ class Mistake(ValueError):
 
 
 def on_rank_0(work: Callable[[], Result]) -> Result:
-    """Run `work` on rank 0 and return its (picklable) result on every rank; its `Mistake` is raised on every rank."""
+    """Run `work` on rank 0 and return its (picklable) result on every rank; its `Mistake` is raised on every rank.
+
+    The others wait outside of a collective, whose limit (--distributed-timeout-minutes) is for work that all share.
+    """
     box: list[object] = [None, None]
+    done = f"ascendspeed/on_rank_0/{next(_calls)}"
     if _rank() == 0:
         box = _attempt(work)
     if dist.is_initialized():
+        store = dist.distributed_c10d._get_default_store()
+        if _rank() == 0:
+            store.set(done, "")
+        else:
+            store.wait([done], _PATIENCE)
         dist.broadcast_object_list(box, src=0)
     result, mistake = box
     if isinstance(mistake, Mistake):

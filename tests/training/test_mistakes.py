@@ -1,8 +1,10 @@
 """Whatever one rank finds, all ranks raise; what is no mistake keeps its type."""
 
+import datetime
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 import torch.distributed as dist
@@ -39,6 +41,17 @@ def test_ranks_agree():
     first, second = run_ranks(2, _on_two_ranks)
     assert first == ["value of 0", "found by 0", "value of 0", "found by 1", "found by 0"]
     assert second == ["value of 0", "found by 0", "value of 1", "found by 1", "found by 0"]
+
+
+def _longer_than_a_collective_may_take() -> str:
+    limit = datetime.timedelta(seconds=1)
+    dist.distributed_c10d._set_pg_timeout(limit)
+    return on_rank_0(lambda: time.sleep(3) or "tokenized")
+
+
+@pytest.mark.distributed
+def test_rank_0_may_work_for_longer_than_a_collective_may_take():
+    assert run_ranks(2, _longer_than_a_collective_may_take) == ["tokenized"] * 2
 
 
 def test_alone_the_work_is_simply_done():
