@@ -98,8 +98,10 @@ def _communication(run: RunConfig, stage: int) -> int:
     p = run.parallel
     tp, pp, dp = p.tensor_model_parallel_size, p.pipeline_model_parallel_size, run.data_parallel_size
     ends = stage in (0, pp - 1) and not run.model.untie_embeddings_and_output_weights
-    # Gradients and reports have a data-parallel group each, the gradient norm has that of a whole model.
-    sizes = [run.world_size, tp, pp, dp, dp, tp * pp, pp if ends else 1]
+    # Gradients and reports have a data-parallel group each. The gradient norm has a group of a whole model, with the
+    # distributed optimizer one of all ranks.
+    norm = run.world_size if p.use_distributed_optimizer else tp * pp
+    sizes = [run.world_size, tp, pp, dp, dp, norm, pp if ends else 1]
     neighbours = min(2, pp - 1) if run.virtual_stages > 1 else (stage > 0) + (stage < pp - 1)
     buffer = _megabytes("HCCL_BUFFSIZE", os.environ.get("HCCL_BUFFSIZE", "200"))
     p2p = _megabytes("P2P_HCCL_BUFFSIZE", os.environ.get("P2P_HCCL_BUFFSIZE", "20"))

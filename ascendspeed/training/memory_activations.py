@@ -183,6 +183,13 @@ class _Count:
 
 def _refuse_what_is_not_counted(run: RunConfig) -> None:
     m = run.model
-    for asked, flag in ((m.qk_layernorm, "--qk-layernorm"), (m.attention_dropout > 0, "--attention-dropout above 0")):
+    alibi = m.position_embedding_type == "alibi"
+    for asked, flag in (
+        (m.qk_layernorm, "--qk-layernorm"),
+        (m.attention_dropout > 0, "--attention-dropout above 0"),
+        (alibi, "--position-embedding-type alibi"),
+        (run.data.reset_attention_mask, "--reset-attention-mask"),
+        (run.data.prefix_lm, "--prefix-lm"),
+    ):
         if asked:
             raise NotImplementedError(f"{flag}: its activations are not counted")

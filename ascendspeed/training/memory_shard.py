@@ -30,7 +30,8 @@ class Shard:
     optimizer: int
     """Bytes of float32 weights and both moments of Adam, of this rank's share of them."""
     step: int
-    """Bytes that torch's Adam takes besides for as long as the update lasts: roots of all second moments."""
+    """Bytes besides for as long as the update lasts: gradients of bfloat16 are copied to float32. A fused Adam, torch's
+    as apex's, works in place."""
 
 
 def build_shard(run: RunConfig, rank: int, vocab_rows: int) -> Shard:
@@ -48,12 +49,13 @@ def build_shard(run: RunConfig, rank: int, vocab_rows: int) -> Shard:
             if run.model.bf16:
                 modules = [Float16Module(config, module) for module in modules]
             chunks = with_buffers(run, config, modules)
+        numbers = _numbers(run, chunks)
         return Shard(
             whole=whole,
             parameters=sum(_bytes({p.untyped_storage() for p in chunk.parameters()}) for chunk in chunks),
             gradients=sum(buffer.grad_data.nbytes for chunk in chunks for buffer in chunk.buffers),
-            optimizer=_numbers(run, chunks) * _FLOAT32 * (_MOMENTS + run.model.bf16),  # without bf16 no second weights
-            step=_numbers(run, chunks) * _FLOAT32,
+            optimizer=numbers * _FLOAT32 * (_MOMENTS + run.model.bf16),  # without bf16 no second weights
+            step=numbers * _FLOAT32 if run.parallel.grad_reduce_in_bf16 else 0,
         )
 
 

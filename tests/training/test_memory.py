@@ -43,6 +43,9 @@ def test_a_mistake_is_one_line(capsys, monkeypatch):
     for more, message in (
         ("--tensor-model-parallel-size 3", "error: --tensor-model-parallel-size=3"),
         ("--qk-layernorm", "error: --qk-layernorm: its activations are not counted"),
+        ("--position-embedding-type alibi", "error: --position-embedding-type alibi: its activations are not counted"),
+        ("--reset-attention-mask", "error: --reset-attention-mask: its activations are not counted"),
+        ("--prefix-lm --prefix-end-token 7", "error: --prefix-lm: its activations are not counted"),
     ):
         status, out, err = run(capsys, monkeypatch, LLAMA_70B + more)
         assert (status, out) == (2, "")
@@ -70,9 +73,23 @@ def test_the_buffers_of_communicators_follow_the_environment(monkeypatch):
         communication(HCCL_BUFFSIZE="many")
 
 
-def test_the_step_of_adam_counts_where_it_needs_more_than_the_activations():
+def test_the_norm_of_the_distributed_optimizer_is_reduced_over_all_ranks():
+    words = LLAMA_70B + "--tensor-model-parallel-size 1 --pipeline-model-parallel-size 1 --num-layers 1 "
+    words = words.replace("--sequence-parallel", "")
+    buffers = [
+        memory.estimate(flags.parse((words + more).split(), world_size=2)).stages[0].communication / GIB * 1024
+        for more in ("", "--use-distributed-optimizer")
+    ]
+    assert buffers == [3 * 400, 4 * 400]  # the world, gradients, reports; and the norm, which a rank alone has whole
+
+
+def test_copies_of_gradients_count_where_they_need_more_than_the_activations():
     words = LLAMA_70B + "--global-batch-size 1 --recompute-granularity full --recompute-method uniform "
-    counted = memory.estimate(flags.parse((words + "--recompute-num-layers 1").split(), world_size=32))
-    for stage in counted.stages:
-        roots = stage.optimizer // 3  # as many bytes as one of the moments
-        assert stage.activations + stage.working == pytest.approx(roots)
+    words += "--recompute-num-layers 1 "
+    plain, copied = (
+        memory.estimate(flags.parse((words + more).split(), world_size=32)) for more in ("", "--grad-reduce-in-bf16")
+    )
+    for before, stage in zip(plain.stages, copied.stages, strict=True):
+        copies = stage.optimizer // 3  # as many bytes as one of the moments
+        assert before.activations + before.working < copies
+        assert stage.activations + stage.working == pytest.approx(copies)

@@ -44,8 +44,12 @@ def test_a_rank_holds_what_the_trainer_allocates(more):
         if run.model.bf16:
             kept += updated  # the float32 weights; without bf16 they are the model's own
         held = sum(t.nbytes for t in kept)
+        summed = {buffer.grad_data.untyped_storage().data_ptr() for chunk in chunks for buffer in chunk.buffers}
+        copied = sum(p.grad.nbytes for p in updated if p.grad.untyped_storage().data_ptr() not in summed)
     shard = build_shard(run, 0, ROWS)
     assert shard.gradients == gradients
+    assert shard.step == copied
+    assert bool(copied) == run.parallel.grad_reduce_in_bf16
     # Buffers of the distributed optimizer start every tensor at a multiple of 64 numbers and are counted with the gaps.
     gaps = shard.gradients // 4 - sum(p.numel() for chunk in chunks for p in chunk.parameters())
     distributed = run.parallel.use_distributed_optimizer
