@@ -3,22 +3,37 @@
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from megatron.core.distributed import DistributedDataParallel
 from megatron.core.optimizer import MegatronOptimizer, OptimizerConfig, get_megatron_optimizer
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 
 from ascendspeed import device as devices
-from ascendspeed.integrations.apex import choose_adam, megatron_adam
+from ascendspeed.integrations.apex import Adam, choose_adam, megatron_adam
 from ascendspeed.training.configs import RunConfig
+from ascendspeed.training.mistakes import Mistake
 
-__all__ = ["build", "build_schedule"]
+__all__ = ["agreed_adam", "build", "build_schedule"]
+
+
+def agreed_adam() -> Adam:
+    """The fused Adam of this process's device, the same on all ranks; `Mistake`, on all ranks, when they differ."""
+    adam = choose_adam(devices.current().current_device())
+    found = [(adam.name, adam.reason)] * dist.get_world_size()
+    dist.all_gather_object(found, found[dist.get_rank()])
+    for rank, (name, reason) in enumerate(found):
+        if name != found[0][0]:
+            raise Mistake(
+                f"rank {rank} would train with {name} ({reason}), rank 0 with {found[0][0]} ({found[0][1]}): "
+                "install the same apex on all nodes, or on none"
+            )
+    return adam
 
 
 def build(run: RunConfig, model: list[DistributedDataParallel]) -> tuple[MegatronOptimizer, OptimizerParamScheduler]:
     """The optimizer of the model's parameters, and the scheduler that counts in samples and sets its rates."""
     o = run.optimizer
-    adam = choose_adam(devices.current().current_device())
-    with megatron_adam(adam):
+    with megatron_adam(agreed_adam()):
         optimizer = get_megatron_optimizer(
             OptimizerConfig(
                 optimizer="adam",

@@ -18,6 +18,7 @@ from dataclasses import MISSING, asdict, fields, is_dataclass
 from pathlib import Path
 
 from ascendspeed import device as devices
+from ascendspeed.integrations.apex import choose_adam
 from ascendspeed.training.configs import RunConfig
 from ascendspeed.training.mistakes import Mistake
 from ascendspeed.training.preprocess import Prepared
@@ -35,6 +36,7 @@ __all__ = [
 
 CONFIGURATION = "configuration.json"
 TRACKER = "latest_checkpointed_iteration.txt"
+_ADAM = "optimizer"
 _DATA_CACHE = "data-cache"  # may be there before the first run has got as far as writing its configuration
 # Settings that may differ in a run that continues another one; all others must be equal. train_iters is among them so
 # that a training can be made longer, although the order of samples depends on it: GPTDataset shuffles epochs together.
@@ -75,13 +77,18 @@ def look_at(run: RunConfig) -> int | None:
 def claim(run: RunConfig, prepared: Prepared) -> str:
     """Compare the data too, and write the configuration into --save. From here on the folder is this run's.
 
+    Says so when another Adam goes on: apex may come and go, and what they compute is equal to rounding.
+
     Returns what was written, which no other start has written.
     """
+    adam = choose_adam(devices.current().current_device()).name
     settings = _settings(run) | {"content of the data": prepared.content}
     for flag, folder in (("--load", run.checkpoint.load), ("--save", run.checkpoint.save)):
         if folder is not None:
-            _check_configuration(flag, Path(folder), settings)
-    text = json.dumps(settings | {"start": uuid.uuid4().hex}, indent=1) + "\n"
+            there = _check_configuration(flag, Path(folder), settings)
+            if flag == "--load" and there.get(_ADAM, adam) != adam:
+                print(f"--load {folder} was trained with {there[_ADAM]} and goes on with {adam}", flush=True)
+    text = json.dumps(settings | {_ADAM: adam, "start": uuid.uuid4().hex}, indent=1) + "\n"
     if run.checkpoint.save is not None:
         try:
             Path(run.checkpoint.save).mkdir(parents=True, exist_ok=True)
@@ -160,11 +167,11 @@ def _check_save(run: RunConfig, save: Path) -> None:
         )
 
 
-def _check_configuration(flag: str, folder: Path, settings: dict[str, object]) -> None:
-    """`Mistake` if the configuration in `folder`, when there is one, differs in one of `settings`."""
+def _check_configuration(flag: str, folder: Path, settings: dict[str, object]) -> dict[str, object]:
+    """The configuration in `folder`, empty when there is none; `Mistake` if it differs in one of `settings`."""
     file = folder / CONFIGURATION
     if not file.is_file():
-        return
+        return {}
     try:
         there = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -178,6 +185,7 @@ def _check_configuration(flag: str, folder: Path, settings: dict[str, object]) -
     if different:
         more = f" (and {len(different) - 1} more)" if len(different) > 1 else ""
         raise Mistake(f"{flag} {folder} belongs to another configuration: {different[0]}{more}")
+    return there
 
 
 def _settings(run: RunConfig) -> dict[str, object]:

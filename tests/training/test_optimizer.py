@@ -3,9 +3,14 @@
 import math
 
 import pytest
+import torch
+import torch.distributed as dist
 
+from ascendspeed.integrations.apex import Adam
 from ascendspeed.training import flags, model, optimizer
 from ascendspeed.training.initialize import world
+from ascendspeed.training.mistakes import Mistake
+from tests.support.ranks import run_ranks
 from tests.training.settings import SMALL
 
 
@@ -42,3 +47,22 @@ def test_biases_and_norms_have_no_weight_decay():
         adam, _ = optimizer.build(run, model.build(run, device, vocab_size=100))
         decays = {len(p.shape) == 1: g["weight_decay"] for g in adam.param_groups for p in g["params"]}
     assert decays == {True: 0.0, False: 0.3}
+
+
+def _with_apex_on_rank_1_alone() -> str:
+    rank = dist.get_rank()
+    optimizer.choose_adam = lambda _: Adam(f"Adam {rank}", torch.optim.AdamW, f"reason {rank}")
+    try:
+        optimizer.agreed_adam()
+    except Mistake as mistake:
+        return str(mistake)
+    return "nothing"
+
+
+@pytest.mark.distributed
+def test_ranks_that_would_train_with_different_adams_are_refused():
+    said = (
+        "rank 1 would train with Adam 1 (reason 1), rank 0 with Adam 0 (reason 0): "
+        "install the same apex on all nodes, or on none"
+    )
+    assert run_ranks(2, _with_apex_on_rank_1_alone) == [said] * 2

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from ascendspeed import device
+from ascendspeed.integrations import apex
 from ascendspeed.training import configs, flags, save_folder
 from ascendspeed.training.mistakes import Mistake
 from ascendspeed.training.preprocess import Prepared
@@ -73,6 +74,19 @@ def test_a_folder_from_before_a_flag_has_its_default(tmp_path):
     here = ["--save", str(tmp_path), "--load", str(tmp_path)]
     assert save_folder.look_at(run(*here)) == 4
     assert "--reset-attention-mask is False there and True here" in refusal(*here, "--reset-attention-mask")
+
+
+def test_another_adam_is_said(tmp_path, monkeypatch, capsys):
+    checkpointed(tmp_path, 4)
+    again = run("--save", str(tmp_path), "--load", str(tmp_path))
+    save_folder.claim(again, PREPARED)
+    assert "was trained with" not in capsys.readouterr().out
+    monkeypatch.setattr(save_folder, "choose_adam", lambda _: apex.Adam("another's", lambda: None, "installed"))
+    save_folder.claim(again, PREPARED)
+    assert f"--load {tmp_path} was trained with torch's fused AdamW and goes on with another's" in (
+        capsys.readouterr().out
+    )
+    assert json.loads((tmp_path / save_folder.CONFIGURATION).read_text())["optimizer"] == "another's"
 
 
 def test_lengths_reports_and_paths_are_free(tmp_path):

@@ -2,9 +2,8 @@
 
 import torch
 
-from ascendspeed import device as devices
-from ascendspeed.integrations.apex import choose_adam
 from ascendspeed.training.configs import RunConfig
+from ascendspeed.training.optimizer import agreed_adam
 
 __all__ = ["build_optimizer"]
 
@@ -16,7 +15,7 @@ def build_optimizer(run: RunConfig, gpt: torch.nn.Module) -> torch.optim.Optimiz
     others: list[torch.nn.Parameter] = []
     for name, parameter in gpt.named_parameters():
         (others if parameter.dim() == 1 or name.endswith(".bias") else decayed).append(parameter)
-    return choose_adam(devices.current().current_device()).make(
+    return agreed_adam().make(
         [{"params": decayed, "wd_mult": 1.0}, {"params": others, "wd_mult": 0.0}],
         lr=o.lr,
         betas=(o.adam_beta1, o.adam_beta2),
