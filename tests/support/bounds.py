@@ -9,6 +9,7 @@ Shapes: query [B, N, Sq, D], key and value repeated to N heads.
 """
 
 import math
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -46,6 +47,11 @@ def _rounded(value: Tensor, error: Tensor, dtype: torch.dtype) -> Tensor:
     half_step = info.eps / 4 * 2 ** math.frexp(info.max)[1]
     overflows = value.abs() + error >= info.max + half_step
     return rounded.masked_fill(overflows, torch.inf)
+
+
+def largest(errors: Iterable[float]) -> float:
+    """Their maximum, NaN if one of them is: Python's max drops a NaN that does not come first."""
+    return float(torch.tensor(list(errors), dtype=torch.float64).max())
 
 
 def within(name: str, actual: Tensor, expected: Tensor, bound: Tensor) -> None:

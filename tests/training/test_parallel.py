@@ -17,6 +17,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.support.bounds import largest
 from tests.support.ranks import run_ranks
 from tests.training.parallel import GPT2, LLAMA, PACKED, PREFIXES, STEPS, Case, Outcome, train, train_each
 
@@ -96,15 +97,13 @@ def error(ours: dict[str, Tensor], theirs: dict[str, Tensor], rounding: dict[str
     """Largest of max|a - b| / max|b| over the tensors; what `rounding` of a tensor explains is no error."""
     assert ours.keys() == theirs.keys()
     assert all(tensor.abs().max() > 0 for tensor in theirs.values()), "a tensor that is 0 proves nothing"
-    worst = 0.0
-    for name, b in theirs.items():
-        off = float((ours[name] - b).abs().max()) - (rounding or {}).get(name, 0.0)
-        worst = max(worst, off / float(b.abs().max()))
-    return worst
+    rounding = rounding or {}
+    off = {name: float((ours[name] - b).abs().max()) - rounding.get(name, 0.0) for name, b in theirs.items()}
+    return largest([0.0, *(off[name] / float(b.abs().max()) for name, b in theirs.items())])
 
 
 def relative(ours: list[float], theirs: list[float]) -> float:
-    return max(abs(a - b) / abs(b) for a, b in zip(ours, theirs, strict=True))
+    return largest(abs(a - b) / abs(b) for a, b in zip(ours, theirs, strict=True))
 
 
 def cut(ranks: int, case: Case) -> str:

@@ -147,7 +147,7 @@ def _worst_errors(attention: AscendDotProductAttention, row: MappingRow, device:
             for leaf, want in zip((query, key, value), gradients[:3], strict=True):
                 assert leaf.grad is not None
                 off_by = (leaf.grad.permute(1, 2, 0, 3).cpu().double() - want).abs().max()
-                worst_backward = max(worst_backward, float(off_by / (2 * tolerance * want.abs().max())))
+                worst_backward = max(worst_backward, _ratio(off_by, 2 * tolerance * want.abs().max()))
     return worst_forward, worst_backward
 
 

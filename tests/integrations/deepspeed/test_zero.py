@@ -16,6 +16,7 @@ import torch
 pytest.importorskip("deepspeed", reason="needs the extra deepspeed: bash scripts/setup.sh train test deepspeed")
 
 from tests.integrations.deepspeed.models import LR, STEPS, Case, Training, train_by_deepspeed, train_by_megatron
+from tests.support.bounds import largest
 from tests.support.ranks import run_ranks
 
 pytestmark = pytest.mark.distributed
@@ -61,7 +62,7 @@ def trainings() -> dict[tuple[int, Case], Training]:
 
 
 def farthest(ours: Training, megatrons: Training) -> float:
-    return max(float((ours.weights[name] - megatrons.weights[name]).abs().max()) for name in megatrons.weights)
+    return largest(float((ours.weights[name] - megatrons.weights[name]).abs().max()) for name in megatrons.weights)
 
 
 def distance(one: Training, other: Training) -> float:
@@ -71,8 +72,8 @@ def distance(one: Training, other: Training) -> float:
 @pytest.mark.parametrize(("ranks", "case"), ALL, ids=str)
 def test_it_trains_as_megatron_does(ranks, case, references, trainings):
     ours, megatrons = trainings[ranks, case], references[model(case)]
-    losses = max(abs(a - b) / b for a, b in zip(ours.losses, megatrons.losses, strict=True))
-    norms = max(abs(a - b) / b for a, b in zip(ours.norms, megatrons.norms, strict=True))
+    losses = largest(abs(a - b) / b for a, b in zip(ours.losses, megatrons.losses, strict=True))
+    norms = largest(abs(a - b) / b for a, b in zip(ours.norms, megatrons.norms, strict=True))
     print(f"{ranks} processes, {case}: losses {losses:.1e}, norms {norms:.1e}, weights {farthest(ours, megatrons):.1e}")
     assert losses <= LOSS[case.dtype]
     assert norms <= 10 * LOSS[case.dtype]

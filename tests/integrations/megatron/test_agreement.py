@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from tests.integrations.megatron.models import Case, Step, draw_seeds, step_of_each
+from tests.support.bounds import largest
 from tests.support.ranks import run_ranks
 
 pytestmark = pytest.mark.distributed
@@ -65,7 +66,7 @@ def steps() -> dict[Case, Step]:
 def error(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> float:
     assert ours.keys() == theirs.keys()
     assert all(theirs[n].abs().max() > 0 for n in theirs), "a gradient that is 0 proves nothing"
-    return max(float((ours[n] - theirs[n]).abs().max() / theirs[n].abs().max()) for n in theirs)
+    return largest(float((ours[n] - theirs[n]).abs().max() / theirs[n].abs().max()) for n in theirs)
 
 
 @pytest.mark.parametrize("model", MODELS, ids=name)
@@ -85,8 +86,8 @@ def test_loss_and_gradients_agree(model, steps, agreement_table):
     losses = {pair: abs(a.loss - b.loss) / abs(b.loss) for pair, (a, b) in pairs.items()}
     gradients = {pair: error(a.gradients, b.gradients) for pair, (a, b) in pairs.items()}
     agreement_table.append((name(model), losses, gradients))
-    assert max(losses.values()) <= TOLERANCE[model.dtype], losses
-    assert max(gradients.values()) <= TOLERANCE[model.dtype], gradients
+    assert largest(losses.values()) <= TOLERANCE[model.dtype], losses
+    assert largest(gradients.values()) <= TOLERANCE[model.dtype], gradients
 
 
 @pytest.mark.parametrize("model", [model for model in MODELS if model.dtype == torch.bfloat16], ids=name)

@@ -81,7 +81,7 @@ def _lie(change: dict) -> None:
     from ascendspeed.integrations.megatron import attention
 
     only = change.get("layout")
-    changes = {field: value for field, value in change.items() if field not in {"scale", "layout"}}
+    changes = {field: value for field, value in change.items() if field not in {"scale", "layout", "gradient"}}
 
     def lying(*args, **kwargs):
         plan = masks.plan_attention(*args, **kwargs)
@@ -90,6 +90,16 @@ def _lie(change: dict) -> None:
         return dataclasses.replace(plan, **{f: v(plan) if callable(v) else v for f, v in changes.items()})
 
     attention.plan_attention = lying
+
+
+def _times(factor: float):
+    """A forward hook that leaves the output alone and multiplies its gradient."""
+
+    def hook(module, inputs, output):
+        if output.requires_grad:
+            output.register_hook(lambda gradient: gradient * factor)
+
+    return hook
 
 
 def no_prefix(plan):
@@ -117,6 +127,9 @@ def _caught(wrong: dict) -> dict[str, str]:
         if "scale" in change:
             for layer in model.decoder.layers:
                 layer.self_attention.core_attention.scale *= change["scale"]
+        if "gradient" in change:
+            for layer in model.decoder.layers:
+                layer.self_attention.core_attention.register_forward_hook(_times(change["gradient"]))
         _lie(change)
         try:
             contract.report_attention_contract(model, lambda line: None)
@@ -218,6 +231,8 @@ WRONG = {
     "no ALiBi": ("causal", {"alibi": True, **BF16}, {"pse": None, "pse_type": 1}),
     "ALiBi of other heads": ("causal", {"alibi": True, **BF16}, {"pse": slopes_backwards}),
     "ALiBi of the root of the distance": ("causal", {"alibi": True, **BF16}, {"pse_type": 3}),
+    "a gradient that is NaN": ("causal", BF16, {"gradient": float("nan")}),
+    "a gradient that is too large": ("causal", BF16, {"gradient": 1.1}),
 }
 
 
