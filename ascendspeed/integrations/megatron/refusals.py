@@ -10,21 +10,27 @@ from ascendspeed.integrations.megatron.versions import setting
 __all__ = ["check_masks", "refuse_what_is_missing"]
 
 
+_ONLY = {
+    "context_parallel_size": 1,
+    "multi_latent_attention": False,
+    "softmax_type": "vanilla",
+    "qk_clip": False,
+    "log_max_attention_logit": False,
+    "fp8_dot_product_attention": False,
+    "fp8_multi_head_attention": False,
+    "flash_decode": False,
+    "batch_invariant_mode": False,
+}
+
+
 def refuse_what_is_missing(config: TransformerConfig) -> None:
     """NotImplementedError for a field that asks for something the attention does not do yet."""
-    missing = (
-        (config.context_parallel_size > 1, f"context_parallel_size={config.context_parallel_size}", "1"),
-        (
-            setting(config, "softmax_type") != "vanilla",
-            f"softmax_type={setting(config, 'softmax_type')!r}",
-            "'vanilla'",
-        ),
-        (setting(config, "qk_clip"), "qk_clip=True", "False"),
-        (setting(config, "log_max_attention_logit"), "log_max_attention_logit=True", "False"),
-    )
-    for asked, name, only in missing:
-        if asked:
-            raise NotImplementedError(f"{name} is not supported yet by AscendDotProductAttention; it must be {only}")
+    for field, only in _ONLY.items():
+        value = setting(config, field)
+        if value != only:
+            raise NotImplementedError(
+                f"{field}={value!r} is not supported yet by AscendDotProductAttention; it must be {only!r}"
+            )
 
 
 def check_masks(config: TransformerConfig, mask: str) -> None:

@@ -13,11 +13,12 @@ __all__ = ["layer_window", "num_layers_to_build", "setting", "tensor_parallel_ra
 
 
 def setting(config: TransformerConfig, field: str) -> Any:
-    """A field that older releases do not have yet; there it is what makes newer ones do what the older do."""
-    return getattr(config, field, _ABSENT[field])
+    """A field; in a release that does not have it yet it is what makes newer ones do what the older do."""
+    return getattr(config, field) if hasattr(config, field) else _ABSENT[field]
 
 
 _ABSENT = {
+    "batch_invariant_mode": False,  # since 0.16
     "log_max_attention_logit": False,  # since 0.16
     "qk_clip": False,  # since 0.16
     "softmax_type": "vanilla",  # since 0.15

@@ -4,12 +4,14 @@ import types
 
 import pytest
 import torch
-from megatron.core.transformer.enums import AttnMaskType
+from megatron.core.transformer.enums import AttnBackend, AttnMaskType
 from megatron.core.transformer.transformer_config import TransformerConfig
 
 from ascendspeed.integrations.megatron import AscendDotProductAttention, get_gpt_layer_spec
 from ascendspeed.integrations.megatron.alibi import alibi_slopes
 from ascendspeed.integrations.megatron.contract_cases import packed_params
+from ascendspeed.integrations.megatron.refusals import refuse_what_is_missing
+from ascendspeed.integrations.megatron.versions import _ABSENT
 from ascendspeed.ops import reference
 from tests.support.device import DEVICE
 
@@ -42,11 +44,26 @@ def inputs(heads=HEADS):
         ({"softmax_type": "learnable"}, "softmax_type='learnable' is not supported yet"),
         ({"qk_clip": True}, "qk_clip=True is not supported yet"),
         ({"log_max_attention_logit": True}, "log_max_attention_logit=True is not supported yet"),
+        ({"multi_latent_attention": True}, "multi_latent_attention=True is not supported yet"),
+        ({"fp8_dot_product_attention": True}, "fp8_dot_product_attention=True is not supported yet"),
+        ({"fp8_multi_head_attention": True}, "fp8_multi_head_attention=True is not supported yet"),
+        ({"flash_decode": True}, "flash_decode=True is not supported yet"),
+        (
+            {"batch_invariant_mode": True, "attention_backend": AttnBackend.flash},
+            "batch_invariant_mode=True is not supported yet",
+        ),
     ],
 )
 def test_what_is_missing_is_refused_when_the_model_is_built(fields, message):
     with pytest.raises(NotImplementedError, match=message):
         attention(fields=fields)
+
+
+def test_a_field_that_an_older_release_lacks_is_what_newer_ones_take_for_no():
+    older = config()
+    for field in _ABSENT:
+        vars(older).pop(field)
+    refuse_what_is_missing(types.SimpleNamespace(**vars(older)))
 
 
 @pytest.mark.parametrize(
