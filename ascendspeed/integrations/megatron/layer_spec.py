@@ -10,7 +10,6 @@ import torch
 from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
 from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
 from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubmodules
-from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.identity_op import IdentityOp
 from megatron.core.transformer.mlp import MLP, MLPSubmodules
 from megatron.core.transformer.spec_utils import ModuleSpec
@@ -23,7 +22,7 @@ from ascendspeed.integrations.megatron.heads import local_heads
 from ascendspeed.integrations.megatron.norm import norm_class
 from ascendspeed.integrations.megatron.plan_memo import PlanMemo
 from ascendspeed.integrations.megatron.refusals import check_masks
-from ascendspeed.integrations.megatron.versions import num_layers_to_build
+from ascendspeed.integrations.megatron.versions import mask_type, num_layers_to_build
 
 __all__ = ["get_gpt_layer_spec"]
 
@@ -54,7 +53,8 @@ def get_gpt_layer_spec(
     Raises:
         ValueError: mask or config.normalization is not one we know; heads, groups and ranks do not divide; the mask
             cannot have the config's window; alibi with a core_attention that has none.
-        NotImplementedError: config asks for experts, multi-latent attention or fused norms.
+        NotImplementedError: config asks for experts, multi-latent attention or fused norms; this megatron-core does not
+            know the mask.
     """
     check_masks(config, mask)
     if config.num_moe_experts is not None:
@@ -70,8 +70,7 @@ def get_gpt_layer_spec(
         raise ValueError(f"alibi=True: core_attention={core_attention.__name__} has no ALiBi")
     attention = ModuleSpec(
         module=SelfAttention,
-        # Megatron has no type for a prefix; "arbitrary" is its word for a mask that it does not know
-        params={"attn_mask_type": AttnMaskType.arbitrary if mask == "prefix" else AttnMaskType[mask]},
+        params={"attn_mask_type": mask_type(mask)},
         submodules=SelfAttentionSubmodules(
             linear_qkv=ColumnParallelLinear,
             core_attention=ModuleSpec(module=core_attention, params=params),

@@ -6,10 +6,18 @@ import inspect
 from typing import Any
 
 from megatron.core import parallel_state
+from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.transformer_block import get_num_layers_to_build
 from megatron.core.transformer.transformer_config import TransformerConfig
 
-__all__ = ["layer_window", "num_layers_to_build", "setting", "tensor_parallel_rank", "tensor_parallel_size"]
+__all__ = [
+    "layer_window",
+    "mask_type",
+    "num_layers_to_build",
+    "setting",
+    "tensor_parallel_rank",
+    "tensor_parallel_size",
+]
 
 
 def setting(config: TransformerConfig, field: str) -> Any:
@@ -24,6 +32,18 @@ _ABSENT = {
     "softmax_type": "vanilla",  # since 0.15
     "window_attn_skip_freq": None,  # since 0.15
 }
+
+
+def mask_type(mask: str) -> AttnMaskType:
+    """Megatron's type for one of MASK_KINDS. It has none for a prefix; "arbitrary" is its word for what it cannot name.
+
+    Raises:
+        NotImplementedError: this release does not have the type: "causal_bottom_right" came with 0.15.
+    """
+    name = "arbitrary" if mask == "prefix" else mask
+    if name not in AttnMaskType.__members__:
+        raise NotImplementedError(f"mask={mask!r} needs a newer megatron-core; AttnMaskType of this one has no {name}")
+    return AttnMaskType[name]
 
 
 def tensor_parallel_size(process_groups: Any) -> int:

@@ -1,5 +1,7 @@
 """The layer spec: our attention and norms in every layer, Megatron's modules elsewhere, refusals by field."""
 
+import enum
+
 import pytest
 import torch
 from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
@@ -8,7 +10,7 @@ from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.identity_op import IdentityOp
 from megatron.core.transformer.transformer_config import TransformerConfig
 
-from ascendspeed.integrations.megatron import AscendDotProductAttention, get_gpt_layer_spec
+from ascendspeed.integrations.megatron import AscendDotProductAttention, get_gpt_layer_spec, versions
 from ascendspeed.integrations.megatron.masks import MASK_KINDS
 from ascendspeed.integrations.megatron.norm import LayerNorm, RMSNorm
 
@@ -64,6 +66,13 @@ def test_megatrons_attention_fits_too():
 def test_an_unknown_mask_is_refused():
     with pytest.raises(ValueError, match="mask='diagonal' is not one of no_mask, causal"):
         get_gpt_layer_spec(config(), mask="diagonal", pp_rank=0)
+
+
+def test_a_mask_that_an_older_release_does_not_know_is_refused(monkeypatch):
+    older = enum.Enum("AttnMaskType", [name for name in AttnMaskType.__members__ if name != "causal_bottom_right"])
+    monkeypatch.setattr(versions, "AttnMaskType", older)
+    with pytest.raises(NotImplementedError, match="mask='causal_bottom_right' needs a newer megatron-core"):
+        get_gpt_layer_spec(config(), mask="causal_bottom_right", pp_rank=0)
 
 
 def test_experts_and_latent_attention_are_refused():
