@@ -13,7 +13,7 @@ import functools
 import logging
 import sys
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
@@ -233,11 +233,14 @@ def installed_for() -> Device | None:
     return _installed_for
 
 
-def install(device: Device, more: Sequence[Row] = ()) -> None:
+def install(device: Device, more: Sequence[Row] = ()) -> tuple[str, ...]:
     """Make megatron-core run on `device`. Again for the same device does nothing.
 
     Args:
         more: further rows than :data:`ROWS`; they are added to what is installed already.
+
+    Returns:
+        The targets that this call has replaced, for :func:`uninstall`.
 
     Raises:
         RuntimeError: it is installed for another device.
@@ -252,10 +255,15 @@ def install(device: Device, more: Sequence[Row] = ()) -> None:
     for row in missing:
         _replaced.replace(row.target, functools.partial(row.make, device))
     _installed_for = device
+    return tuple(row.target for row in missing)
 
 
-def uninstall() -> None:
-    """Put every original back. Does nothing when nothing is installed."""
+def uninstall(targets: Collection[str] | None = None) -> None:
+    """Put every original back, or those of `targets`. What is not replaced is left alone."""
     global _installed_for
-    _replaced.restore()
-    _installed_for = None
+    if targets is None:
+        _replaced.restore()
+    elif targets:
+        _replaced.restore(*targets)
+    if not _replaced:
+        _installed_for = None

@@ -51,6 +51,9 @@ class Replacements:
     def __contains__(self, target: str) -> bool:
         return target in self._before
 
+    def __len__(self) -> int:
+        return len(self._before)
+
     def replace(self, target: str, make: Callable[[Any], Any]) -> None:
         """Set the attribute to make(what is there now, or None).
 

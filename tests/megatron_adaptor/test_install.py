@@ -23,6 +23,7 @@ from ascendspeed.integrations.megatron import patch as patch_module
 from ascendspeed.integrations.megatron.attention import AscendDotProductAttention
 from ascendspeed.integrations.megatron.patch import MegatronCopiesError, Patch, check_copies, megatron_version
 from ascendspeed.integrations.megatron.patches import PATCHES, TESTED
+from tests.megatron_adaptor.models import ATTENTION
 from tests.support.device import DEVICE
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -139,13 +140,35 @@ def test_restore_puts_everything_back_and_install_does_it_again(adaptor):
     assert type(build()) is AscendDotProductAttention
 
 
-def test_one_patch_can_be_taken_back(adaptor):
-    adaptor.restore("megatron.core.transformer.dot_product_attention:DotProductAttention.__init__")
-    assert (
-        targets()["megatron.core.transformer.dot_product_attention:DotProductAttention.__init__"]
-        is (ORIGINALS["megatron.core.transformer.dot_product_attention:DotProductAttention.__init__"])
-    )
-    assert cuda_shim.installed_for() is not None
+def test_one_patch_can_be_taken_back_and_made_again(adaptor):
+    during = targets()
+    adaptor.restore(ATTENTION)
+    assert targets() == during | {ATTENTION: ORIGINALS[ATTENTION]}
+    adaptor.install()
+    assert type(build()) is AscendDotProductAttention
+    assert [name for name, now in targets().items() if now is not during[name]] == [ATTENTION]
+
+
+def test_a_patch_that_there_is_not_cannot_be_taken_back(adaptor):
+    during = targets()
+    with pytest.raises(ValueError, match=rf"'no:patch' is not a patch; restore\(\) takes {ATTENTION}, .*TENorm"):
+        adaptor.restore(ATTENTION, "no:patch")
+    assert targets() == during
+
+
+def test_a_shim_of_the_users_survives_restore(adaptor):
+    adaptor.restore()
+    cuda_shim.install(devices.current())
+    before = targets()
+    try:
+        adaptor.install()
+        assert targets() != before
+        for _ in range(2):
+            adaptor.restore()
+            assert targets() == before
+            assert cuda_shim.installed_for() == devices.current()
+    finally:
+        cuda_shim.uninstall()
 
 
 @pytest.mark.parametrize(
