@@ -10,6 +10,7 @@ import datetime
 import itertools
 import os
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn, TypeVar
@@ -65,24 +66,55 @@ def on_every_rank(work: Callable[[], Result]) -> Result:
     return result  # type: ignore[return-value]
 
 
-def exit_together(mistake: Mistake) -> NoReturn:
-    """Print `mistake` on the first rank of each node and end this process with `EXIT_CODE` once all have printed.
+def exit_together(mistake: Mistake, patience: float = 60.0) -> NoReturn:
+    """Print `mistake` on the first rank of each node and end this process with `EXIT_CODE` once all ranks are here.
 
-    torchrun ends every process as soon as one has failed, so a rank that leaves early would silence rank 0: hence the
-    barrier, for which a process group is made when there is none yet (a bad flag is found before there is one).
+    torchrun ends every process as soon as one has failed, so a rank that leaves early would silence the others: they
+    are waited for, but no longer than `patience` seconds, because a mistake that not every rank has found (a flag or a
+    device of one node) brings only some of them here. A node whose first rank has not come is told by another rank.
     A launcher that restarts jobs is told in a file that this one would end in the same way again.
     """
-    if int(os.environ.get("LOCAL_RANK", _rank())) == 0:
-        print(f"error: {mistake}", file=sys.stderr, flush=True)
-        if "ASCENDSPEED_MISTAKE_FILE" in os.environ:
-            Path(os.environ["ASCENDSPEED_MISTAKE_FILE"]).write_text(str(EXIT_CODE))
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        if not dist.is_initialized():
-            dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=60))
-        dist.barrier()
-    if dist.is_initialized():
+    first = int(os.environ.get("LOCAL_RANK", _rank())) == 0
+    if first:
+        _print(mistake)
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    together = world == 1 or _all_here(world, patience)
+    if not together and not first:
+        _print(mistake)
+    if together and dist.is_initialized():
         dist.destroy_process_group()
+    sys.stdout.flush()
+    if not together:
+        os._exit(EXIT_CODE)  # what tidies up at the end of a process would wait for the ranks that have not come
     raise SystemExit(EXIT_CODE)
+
+
+def _print(mistake: Mistake) -> None:
+    """Say it, unless another rank of this node has."""
+    told = os.environ.get("ASCENDSPEED_MISTAKE_FILE")
+    if told and Path(told).exists():
+        return
+    print(f"error: {mistake}", file=sys.stderr, flush=True)
+    if told:
+        Path(told).write_text(str(EXIT_CODE))
+
+
+def _all_here(world: int, patience: float) -> bool:
+    """Whether every rank has come here within `patience` seconds, by the store in which torchrun's ranks meet."""
+    deadline = time.monotonic() + patience
+    timeout = datetime.timedelta(seconds=patience)
+    come = 0
+    try:
+        store, _, _ = next(dist.rendezvous("env://", timeout=timeout))
+        come = store.add("mistakes", 1)
+        while come < world and time.monotonic() < deadline:
+            time.sleep(0.1)
+            come = store.add("mistakes", 0)
+        if _rank() == 0:
+            time.sleep(0.5)  # the store ends with this process: the others read the number first
+    except (RuntimeError, ValueError):  # rank 0, which holds the store, is not there
+        pass
+    return come >= world
 
 
 def exit_alone(error: BaseException) -> NoReturn:

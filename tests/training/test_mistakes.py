@@ -2,6 +2,7 @@
 
 import datetime
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -69,6 +70,48 @@ def test_leaving_prints_on_rank_0_alone(capsys, monkeypatch):
     with pytest.raises(SystemExit):
         exit_together(Mistake("no"))
     assert capsys.readouterr().err == ""
+
+
+LEAVING = """
+import os, sys
+from ascendspeed.training.mistakes import Mistake, exit_together
+exit_together(Mistake("no"), patience=float(sys.argv[1]))
+"""
+
+
+def _leaving(patience: float, **variables: object) -> subprocess.Popen:
+    """A process of a world of two that has found a mistake."""
+    own = {"WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1"} | variables
+    environment = os.environ | {name: str(value) for name, value in own.items()}
+    environment.pop("TORCHELASTIC_USE_AGENT_STORE", None)
+    command = [sys.executable, "-c", LEAVING, str(patience)]
+    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def _port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.mark.distributed
+def test_a_mistake_of_all_ranks_is_printed_once_a_node(tmp_path):
+    told = {"MASTER_PORT": _port(), "ASCENDSPEED_MISTAKE_FILE": tmp_path / "told"}
+    ranks = [_leaving(120, RANK=rank, LOCAL_RANK=rank, **told) for rank in (0, 1)]
+    assert [rank.communicate(timeout=180)[1] for rank in ranks] == ["error: no\n", ""]
+    assert [rank.returncode for rank in ranks] == [EXIT_CODE, EXIT_CODE]
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_mistake_of_one_rank_is_printed_and_ends_it_soon(rank, tmp_path):
+    told = {"MASTER_PORT": _port(), "ASCENDSPEED_MISTAKE_FILE": tmp_path / "told"}
+    alone = _leaving(2, RANK=rank, LOCAL_RANK=rank, **told)
+    said = alone.communicate(timeout=180)[1]
+    assert [line for line in said.splitlines() if "error: " in line] == ["error: no"]  # torch may warn besides
+    assert "Traceback" not in said
+    assert alone.returncode == EXIT_CODE
+    assert (tmp_path / "told").read_text() == str(EXIT_CODE)
 
 
 def test_leaving_alone_prints_the_traceback_once_and_tidies_nothing_up():
