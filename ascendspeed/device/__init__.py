@@ -42,6 +42,10 @@ class Device:
         """The torch.device of this process; all processes of a machine share the one CPU."""
         return torch.device("cpu") if self.name == "cpu" else torch.device(self.name, local_rank)
 
+    def count(self) -> int | None:
+        """How many there are on this machine; None for the CPU, which any number of processes share."""
+        return None if self.name == "cpu" else int(self._runtime.device_count())
+
     def set(self, local_rank: int) -> None:
         """Make card `local_rank` the current one of this process."""
         if self.name != "cpu":

@@ -37,6 +37,9 @@ def world(run: RunConfig) -> Iterator[Device]:
         device = devices.select(run.parallel.device)
     except (ValueError, RuntimeError) as error:
         raise Mistake(f"--device: {error}") from None
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if (cards := device.count()) is not None and processes > cards:
+        raise Mistake(f"NPROC_PER_NODE={processes} is more than the {cards} of device {device.name} on this node")
     device.set(int(os.environ.get("LOCAL_RANK", "0")))
     cuda_shim.install(device)
     try:

@@ -9,7 +9,7 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 from megatron.core.tensor_parallel import get_cuda_rng_tracker
 
-from ascendspeed.device import cuda_shim
+from ascendspeed.device import Device, cuda_shim
 from ascendspeed.training import flags, initialize
 from ascendspeed.training.initialize import world
 from ascendspeed.training.mistakes import Mistake
@@ -26,6 +26,15 @@ def test_the_world_is_there_inside_and_gone_outside():
         assert cuda_shim.installed_for() == device
     assert cuda_shim.installed_for() is None
     assert not parallel_state.model_parallel_is_initialized()
+
+
+def test_more_processes_than_cards_are_refused_on_every_rank_before_one_takes_a_card(monkeypatch):
+    monkeypatch.setattr(Device, "count", lambda device: 8)
+    monkeypatch.setattr(Device, "set", lambda device, local_rank: pytest.fail("took a card"))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "16")
+    message = f"^NPROC_PER_NODE=16 is more than the 8 of device {DEVICE} on this node$"
+    with pytest.raises(Mistake, match=message), world(flags.parse(SMALL, world_size=1)):
+        pass
 
 
 def test_megatrons_loggers_are_left_alone_and_dropout_raises_no_alarm(caplog):
