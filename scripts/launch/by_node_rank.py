@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import socket
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -33,7 +34,8 @@ __all__ = ["BACKEND", "BLAMES_ANOTHER", "ByNodeRank", "Refused", "register"]
 
 BACKEND = "by-node-rank"
 BLAMES_ANOTHER = 75  # exit status of a node that ends because of another; multi_node.sh looks for that one's
-_CLOSING = 10.0  # seconds that node 0, which holds the store, waits for the others to leave
+# Seconds that node 0, which holds the store, waits for the others to leave: after a failure, and after a good end.
+_CLOSING, _FINISHING = 10.0, 86400.0
 
 
 class Refused(RendezvousError):
@@ -119,12 +121,14 @@ class ByNodeRank(RendezvousHandler):
             self._store.delete_key(f"waiting {self._rank}")
             return self._in_order(info)
         except Refused as reason:
-            self._store.set("reason", f"node {self._rank}: {reason}")
-            self._inner.set_closed()
+            with contextlib.suppress(dist.DistError, RendezvousError):  # node 0 may have gone already
+                self._store.set("reason", f"node {self._rank}: {reason}")
+                self._inner.set_closed()
             raise
         except RendezvousTimeoutError:
             reason = self._who_is_missing()
-            self._store.set("reason", reason)
+            with contextlib.suppress(dist.DistError):
+                self._store.set("reason", reason)
             raise Refused(reason) from None
         except RendezvousClosedError:
             raise self._over() from None
@@ -170,18 +174,26 @@ class ByNodeRank(RendezvousHandler):
         return Refused("another node has ended the job; its output says why", code=BLAMES_ANOTHER)
 
     def num_nodes_waiting(self) -> int:
-        """Nodes that want to join, for which torchrun meets again; so it does, and learns the reason, after the end."""
+        """Nodes that want to join, for which torchrun meets again; so it does, and learns the reason, after the end.
+
+        Not after a good end: a node that is done does not wait for ever, and the others go on to theirs.
+        """
         try:
-            return 1 if self._inner.is_closed() else self._inner.num_nodes_waiting()
-        except RendezvousError as error:
+            if self._inner.is_closed():
+                return 0 if self._store.check(["finished"]) else 1
+            return self._inner.num_nodes_waiting()
+        except (RendezvousError, dist.DistError) as error:
             raise _lost(error) from None
 
     def shutdown(self) -> bool:
         """End the job for all nodes. Node 0 goes last."""
-        done = self._inner.shutdown()
+        finished = sys.exc_info()[0] is None  # torchrun calls this with the failure, if there is one, on its way
         try:
+            if finished:
+                self._store.set("finished", "yes")
+            done = self._inner.shutdown()
             self._store.add("left", 1)
-            deadline = time.monotonic() + _CLOSING
+            deadline = time.monotonic() + (_FINISHING if finished else _CLOSING)
             while self._rank == 0 and time.monotonic() < deadline and self._store.add("left", 0) < self._nodes:
                 time.sleep(0.1)
         except dist.DistError:
