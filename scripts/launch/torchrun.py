@@ -16,7 +16,8 @@ import tempfile
 import uuid
 from pathlib import Path
 
-os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # not pages about a closed connection; read once, now
+if _level_is_ours := "TORCH_CPP_LOG_LEVEL" not in os.environ:
+    os.environ["TORCH_CPP_LOG_LEVEL"] = "ERROR"  # not pages about a closed connection; read once, now
 
 import psutil
 from by_node_rank import BACKEND, Refused, register
@@ -28,7 +29,7 @@ _PR_SET_CHILD_SUBREAPER = 36
 
 
 def main(arguments: list[str]) -> int:
-    if os.environ["TORCH_CPP_LOG_LEVEL"] == "ERROR":
+    if _level_is_ours:
         del os.environ["TORCH_CPP_LOG_LEVEL"]  # the processes keep torch's own level
     args = parse_args(arguments)
     node = f"node {os.environ.get('NODE_RANK', '0')}"
