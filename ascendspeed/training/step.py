@@ -135,13 +135,23 @@ def _forward_step(
     tokens, positions, labels, loss_mask = (
         batch[name].to(device, non_blocking=True) for name in ("tokens", "position_ids", "labels", "loss_mask")
     )
-    losses = model(
-        tokens,
-        positions,
-        attention_mask=batch.get("prefix"),  # stays on the CPU, as the documents' lengths: they are read there
-        labels=labels,
-        packed_seq_params=packed_seq_params(batch["cu_seqlens"]) if "cu_seqlens" in batch else None,
-    )
+    packed = packed_seq_params(batch["cu_seqlens"]) if "cu_seqlens" in batch else None
+    try:
+        losses = model(
+            tokens,
+            positions,
+            attention_mask=batch.get("prefix"),  # stays on the CPU, as the documents' lengths: they are read there
+            labels=labels,
+            packed_seq_params=packed,
+        )
+    except ValueError as error:
+        if packed is None:
+            raise
+        # No Mistake, which all ranks would have to make: only this one has so many documents.
+        raise ValueError(
+            f"--reset-attention-mask: a micro-batch of {len(batch['cu_seqlens']) - 1} documents was refused ({error}); "
+            "where they are too many a smaller --micro-batch-size has fewer"
+        ) from error
     return losses, partial(_sum_losses, loss_mask)
 
 

@@ -14,7 +14,8 @@ from megatron.core.datasets.gpt_dataset import _get_ltor_masks_and_position_ids
 from torch.utils.data import default_collate
 
 from ascendspeed import device as devices
-from ascendspeed.training import data, flags
+from ascendspeed.training import data, flags, model, step
+from ascendspeed.training.initialize import world
 from ascendspeed.training.mistakes import Mistake
 from ascendspeed.training.pretrain_gpt import main
 from tests.support.bounds import largest
@@ -229,3 +230,17 @@ def test_a_token_may_be_named_by_its_id(corpus):
     by_text = build("|").masks
     assert by_text.prefix_end is not None
     assert build(str(by_text.prefix_end)).masks == by_text
+
+
+def test_too_many_documents_are_refused_with_the_flag_and_the_remedy():
+    """The operator's limit with prefixes is 1024 documents; the data alone knows how many a micro-batch has."""
+    run = flags.parse([*SMALL, *LENGTHS, *PREFIX, *PACKED, "--micro-batch-size", "65"], world_size=1)
+    with world(run) as device:
+        gpt = model.build(run, device, vocab_size=300)
+        ids = torch.ones(1, 65 * 32, dtype=torch.int64)
+        batch = {"tokens": ids, "labels": ids, "position_ids": ids, "loss_mask": ids.float()}
+        batch["cu_seqlens"] = torch.arange(0, ids.numel() + 1, 2, dtype=torch.int32)
+        batch["prefix"] = torch.zeros(65 * 16, dtype=torch.int64)
+        said = r"^--reset-attention-mask: a micro-batch of 1040 documents was refused \(.*1040.*smaller --micro-b"
+        with pytest.raises(ValueError, match=said):
+            step._forward_step(device.current_device(), iter([batch]), gpt[0])
