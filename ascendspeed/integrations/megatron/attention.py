@@ -83,9 +83,10 @@ class AscendDotProductAttention(MegatronModule):
         self.scale = 1.0 / math.sqrt(self.head_size) if softmax_scale is None else softmax_scale
         self.window_size = layer_window(config, self.layer_number)
         self.slopes: tuple[float, ...] | None = None
+        self.first_head = tensor_parallel_rank(groups) * self.heads.head_num  # of all the model's
         if alibi:
-            first = tensor_parallel_rank(groups) * self.heads.head_num
-            self.slopes = alibi_slopes(config.num_attention_heads)[first : first + self.heads.head_num]
+            slopes = alibi_slopes(config.num_attention_heads)
+            self.slopes = slopes[self.first_head : self.first_head + self.heads.head_num]
         self._plans = PlanMemo() if plans is None else plans
 
     def forward(

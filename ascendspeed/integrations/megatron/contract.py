@@ -34,7 +34,8 @@ class AttentionContractError(RuntimeError):
 def report_attention_contract(model: torch.nn.Module, log: Callable[[str], None] = print) -> list[str]:
     """Print on rank 0 what each distinct attention layer runs, after every rank has checked its own layers.
 
-    A collective: every rank of the world calls it, after the process group is up. It draws from its own generator.
+    A collective: every rank of the world calls it, after the process group is up. It draws from its own generator. A
+    rank that has no attention layer, or whose check stops with an error, takes part all the same: none waits for it.
 
     Args:
         model: the model, or this rank's part of it.
@@ -44,11 +45,30 @@ def report_attention_contract(model: torch.nn.Module, log: Callable[[str], None]
         The lines, on every rank.
 
     Raises:
-        AttentionContractError: on every rank, if any rank found a layer that differs from the reference.
-        ValueError: no layer of the model uses the operator.
+        AttentionContractError: on every rank, if any rank found a layer that differs from the reference, or could not
+            check one.
+        ValueError: on every rank, if no layer of any rank uses the operator.
     """
     lines: dict[str, list[int]] = {}
     failures: list[str] = []
+    stopped: Exception | None = None
+    try:
+        _check_own(model, lines, failures)
+    except Exception as error:
+        stopped = error
+        failures.append(f"the check stopped with {type(error).__name__}: {error}")
+    ranks: list[tuple[dict[str, list[int]], list[str]] | None] = [(lines, failures)]
+    if dist.is_available() and dist.is_initialized():
+        ranks = [None] * dist.get_world_size()
+        dist.all_gather_object(ranks, (lines, failures))
+    try:
+        return _conclude([part for part in ranks if part is not None], log)
+    except AttentionContractError as error:
+        raise error from stopped
+
+
+def _check_own(model: torch.nn.Module, lines: dict[str, list[int]], failures: list[str]) -> None:
+    """Add this rank's layers to `lines`, by what they run, and the lines that are wrong to `failures`."""
     checked: dict[str, str] = {}
     for attention, row in _layers_and_rows(model):
         said = _describe(attention, row, _device(model))
@@ -58,18 +78,12 @@ def report_attention_contract(model: torch.nn.Module, log: Callable[[str], None]
             if failed:
                 failures.append(checked[said])
         lines.setdefault(checked[said], []).append(attention.layer_number)
-    ranks: list[tuple[dict[str, list[int]], list[str]] | None] = [(lines, failures)]
-    if dist.is_available() and dist.is_initialized():
-        ranks = [None] * dist.get_world_size()
-        dist.all_gather_object(ranks, (lines, failures))
-    return _conclude([part for part in ranks if part is not None], log)
 
 
 def _layers_and_rows(model: torch.nn.Module) -> Iterator[tuple[AscendDotProductAttention, MappingRow]]:
-    layers = [module for module in model.modules() if isinstance(module, AscendDotProductAttention)]
-    if not layers:
-        raise ValueError("the model has no AscendDotProductAttention: its attention is not the operator's")
-    for layer in layers:
+    for layer in model.modules():
+        if not isinstance(layer, AscendDotProductAttention):
+            continue
         for row in MAPPING:
             if row.kind == layer.mask_kind and row.window == (layer.window_size is not None):
                 yield layer, row
@@ -197,10 +211,12 @@ def _conclude(ranks: list[tuple[dict[str, list[int]], list[str]]], log: Callable
     if not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0:
         for line in report:
             log(line)
+    if not report and not failed:
+        raise ValueError("the model has no AscendDotProductAttention: its attention is not the operator's")
     if failed:
         raise AttentionContractError(
-            "attention does not compute what its configuration says; training would use a wrong mask, scale or head "
-            "order:\n" + "\n".join(failed)
+            "attention does not compute what its configuration says, or could not be checked; training would use a "
+            "wrong mask, scale or head order:\n" + "\n".join(failed)
         )
     return report
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 import torch
-from megatron.core import parallel_state
 from megatron.core.packed_seq_params import PackedSeqParams
 from torch import Tensor
 
@@ -220,8 +219,8 @@ def _shift(
     if attention.slopes is None:
         return None
     n = attention.heads.head_num
-    first = parallel_state.get_tensor_model_parallel_rank() * n
-    slopes = torch.tensor(alibi_by_paper(attention.config.num_attention_heads)[first : first + n]).double()
+    own = slice(attention.first_head, attention.first_head + n)
+    slopes = torch.tensor(alibi_by_paper(attention.config.num_attention_heads)[own]).double()
     spans = documents or ((query_length, key_length),)
     i, j = (torch.cat([torch.arange(length) for length in lengths]) for lengths in zip(*spans, strict=True))
     return -slopes.view(1, n, 1, 1) * (j.view(1, -1) - i.view(-1, 1)).abs().double()

@@ -1,13 +1,16 @@
 """The attention contract: what it says of each mask, and that a layer which does something else stops the job."""
 
 import dataclasses
+import types
 
 import pytest
 import torch
 import torch.distributed as dist
+from megatron.core.transformer.enums import AttnMaskType
+from megatron.core.transformer.transformer_config import TransformerConfig
 
 from ascendspeed import device as devices
-from ascendspeed.integrations.megatron import contract, masks
+from ascendspeed.integrations.megatron import AscendDotProductAttention, contract, masks
 from tests.integrations.megatron.models import initialize
 from tests.support.device import DEVICE
 from tests.support.ranks import RankFailedError, run_ranks
@@ -150,6 +153,42 @@ def _one_rank_lies(liar: int) -> None:
         said: list = [None, None]
         dist.all_gather_object(said, str(error))  # every rank gets here, or this hangs and the test fails
         raise SystemExit(f"both ranks stopped: {said}") from None
+
+
+def _unequal_ranks() -> dict[str, str]:
+    """What each rank is told when rank 1 differs from rank 0; a rank that were waited for would be a time-out."""
+    initialize()
+    model = _model("causal")
+    stage = torch.nn.Linear(1, 1)  # an embedding alone, or a loss
+    said = {}
+    for name, mine in (("one stage", stage if dist.get_rank() else model), ("no stage", stage), ("an error", model)):
+        if name == "an error" and dist.get_rank():
+            model.decoder.layers[0].self_attention.core_attention.register_forward_pre_hook(_stop)
+        try:
+            said[name] = contract.report_attention_contract(mine, lambda line: None)[0]
+        except (ValueError, contract.AttentionContractError) as error:
+            said[name] = f"{type(error).__name__}: {error}"
+    return said
+
+
+def _stop(*_) -> None:
+    raise OSError("out of cards")
+
+
+def test_a_rank_that_cannot_check_does_not_make_the_others_wait():
+    for said in run_ranks(2, _unequal_ranks):
+        assert said["one stage"].startswith("attention layers 1-2 | mask causal")
+        assert said["no stage"].startswith("ValueError: the model has no AscendDotProductAttention")
+        assert "rank 1: the check stopped with OSError: out of cards" in said["an error"]
+
+
+def test_alibi_is_checked_by_the_layers_own_process_groups():
+    """Which need not be those of parallel_state, which is not even initialized here."""
+    groups = types.SimpleNamespace(tp=types.SimpleNamespace(size=lambda: 2, rank=lambda: 1))
+    config = TransformerConfig(num_layers=1, hidden_size=32, num_attention_heads=4, attention_dropout=0.0)
+    layer = AscendDotProductAttention(config, 1, AttnMaskType.causal, "self", pg_collection=groups, alibi=True)
+    model = torch.nn.Sequential(layer, torch.nn.Linear(1, 1).to(DEVICE))
+    assert "ALiBi slopes 0.015625..0.00390625" in contract.report_attention_contract(model, lambda line: None)[0]
 
 
 @pytest.fixture(scope="module")

@@ -155,7 +155,7 @@ def test_a_class_that_became_ours_has_one_memo_for_its_layers():
     Theirs.__init__.__qualname__ = "Theirs.__init__"
     Theirs.__init__ = _becomes_ours(Theirs.__init__)
     config = TransformerConfig(num_layers=2, hidden_size=16, num_attention_heads=2)
-    groups = types.SimpleNamespace(tp=types.SimpleNamespace(size=lambda: 1))
+    groups = types.SimpleNamespace(tp=types.SimpleNamespace(size=lambda: 1, rank=lambda: 0))
     first, second = (Theirs(config, number, AttnMaskType.causal, "self", pg_collection=groups) for number in (1, 2))
     assert isinstance(first, AscendDotProductAttention)
     assert first._plans is second._plans
