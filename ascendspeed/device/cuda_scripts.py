@@ -26,7 +26,7 @@ __all__ = ["SCRIPT_ROWS"]
 
 
 def _to(device: Device, method: Callable[..., Any]) -> Callable[..., Any]:
-    """Tensor.to and Module.to: "cuda" among the arguments is the chosen device."""
+    """Tensor.to and Module.to: "cuda" or a card's number among the arguments is the chosen device."""
 
     @functools.wraps(method)
     def to(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -36,6 +36,10 @@ def _to(device: Device, method: Callable[..., Any]) -> Callable[..., Any]:
         return method(self, *args, **kwargs)
 
     return to
+
+
+def _not_pinned(tensor: Tensor, device: Any = None) -> Tensor:
+    return tensor
 
 
 def _collectives(device: Device, original: Callable[..., Any]) -> Callable[..., Any]:
@@ -218,12 +222,18 @@ SCRIPT_ROWS: tuple[Row, ...] = (
         on=("npu",),
     ),
     Row("torch.nn:Module.cuda", _MODEL, "moves the model to the device", moved),
-    Row("torch:Tensor.to", _SCRIPT, '.to("cuda")', _to),
-    Row("torch.nn:Module.to", _SCRIPT, '.to("cuda")', _to),
+    Row("torch:Tensor.to", _SCRIPT, '.to("cuda"), .to(0)', _to),
+    Row("torch.nn:Module.to", _SCRIPT, '.to("cuda"), .to(0)', _to),
     *(
         Row(f"torch:{name}", _SCRIPT, 'device="cuda"', redirected_factory)
-        for name in ("empty", "rand", "randn", "randint", "arange", "full", "zeros_like", "empty_like", "ones_like")
+        for name in (
+            *("arange", "as_tensor", "empty", "empty_strided", "eye", "full", "linspace", "logspace"),
+            *("rand", "randint", "randn", "randperm", "tril_indices", "triu_indices"),
+            *(f"{each}_like" for each in ("empty", "full", "ones", "rand", "randint", "randn", "zeros")),
+            *(f"Tensor.new_{each}" for each in ("empty", "full", "ones", "tensor", "zeros")),
+        )
     ),
+    Row("torch:Tensor.pin_memory", _SCRIPT, "the CPU copies to no card", lambda *_: _not_pinned, ("cpu",)),
     *(
         Row(f"torch.cuda:{name}", _MODEL, "streams of the device; of the CPU they do nothing", _of_runtime(name))
         for name in ("Stream", "Event", "stream", "current_stream")
