@@ -110,6 +110,11 @@ def _masks(run: RunConfig) -> Iterator[tuple[bool, str]]:
     text = "" if window is None else f"--window-size={window[0]},{window[1]}"
     yield window is None or window[1] == 0, f"{text}: the layers are causal and see no later key; RIGHT must be 0"
     yield (
+        window is None or 0 <= window[0] < m.seq_length - 1,
+        f"{text} has no effect at --seq-length={m.seq_length}: no token is more than {m.seq_length - 1} keys away; "
+        "leave it out, or give a smaller LEFT",
+    )
+    yield (
         window is None or not d.prefix_lm,
         f"{text} and --prefix-lm exclude each other: the operator has no window around a prefix",
     )

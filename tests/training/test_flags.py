@@ -173,6 +173,9 @@ RULES = [
     (["--weight-decay", "-1"], "--weight-decay=-1.0 is negative"),
     (["--window-size", "3,1"], "--window-size=3,1: the layers are causal and see no later key; RIGHT must be 0"),
     (["--window-size", "3"], "argument --window-size: '3' is not LEFT,RIGHT"),
+    (["--window-size", "999999,0"], "--window-size=999999,0 has no effect at --seq-length=16"),
+    (["--window-size", "15,0"], "--window-size=15,0 has no effect at --seq-length=16"),
+    (["--window-size=-1,0"], "--window-size=-1,0 has no effect at --seq-length=16"),
     (["--window-size", "3,0", *PREFIX], "--window-size=3,0 and --prefix-lm exclude each other"),
     (["--window-attn-skip-freq", "2"], "--window-attn-skip-freq=2 has no effect without --window-size"),
     (["--window-size=3,0", "--window-attn-skip-freq", "1"], "--window-attn-skip-freq=1 leaves no layer a window"),
@@ -307,6 +310,7 @@ def test_masks_that_go_together_pass():
     assert (run.data.prefix_lm, run.data.reset_attention_mask) == (True, True)
     run = flags.parse([*SMALL, "--window-size=7,0", "--window-attn-skip-freq", "[1,0]"], world_size=1)
     assert (run.model.window_size, run.model.window_attn_skip_freq) == ((7, 0), (1, 0))
+    assert flags.parse([*SMALL, "--window-size=14,0"], world_size=1).model.window_size == (14, 0)
     assert flags.parse([*SMALL, "--reset-position-ids"], world_size=1).data.reset_position_ids
 
 
