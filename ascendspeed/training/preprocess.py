@@ -84,10 +84,14 @@ def token_id(flag: str, said: str, data: DataConfig, prepared: Prepared) -> int:
         raise Mistake(f"{flag}={said}: data without a tokenizer (NullTokenizer) has numbers only; give the token's id")
     given = _given_tokenizer(data)
     encoder = given[0] if given else tokenizer.load(str(Path(prepared.prefix).parent))[0]
-    ids = encoder.encode(said, add_special_tokens=False).ids
-    if len(ids) != 1:
-        raise Mistake(f"{flag}={said!r} is {len(ids)} tokens of the tokenizer; it must be one")
-    return int(ids[0])
+    found = encoder.encode(said, add_special_tokens=False)
+    if len(found.ids) != 1:
+        pieces = ", ".join(f"{token!r} {number}" for token, number in zip(found.tokens, found.ids, strict=True))
+        raise Mistake(
+            f"{flag}={said!r} is {len(found.ids)} tokens of the tokenizer ({pieces or 'none'}); it must be one: "
+            "give a text that is a token by itself, or a token's id"
+        )
+    return int(found.ids[0])
 
 
 def write(texts: Iterable[str], encoder: Tokenizer, eod: int, prefix: str) -> int:

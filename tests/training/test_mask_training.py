@@ -210,7 +210,11 @@ def test_a_resumed_run_has_the_masks_it_had(corpus, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("said", "message"),
     [
-        ("times", "--prefix-end-token='times' is [23] tokens of the tokenizer; it must be one"),
+        (
+            "times",
+            r"--prefix-end-token='times' is [23] tokens of the tokenizer \('t\w*' \d+, .*'\w*s' \d+\); it must be one: "
+            "give a text that is a token by itself, or a token's id",
+        ),
         ("300", "--prefix-end-token=300 is outside the vocabulary of 300"),
         ("@", r"--prefix-end-token=@ \(id \d+\) is nowhere in the training part of .*sums.jsonl: --prefix-lm would"),
         ("<|endoftext|>", r"--prefix-end-token=<\|endoftext\|> is the token that ends a document"),
