@@ -104,7 +104,7 @@ def unbroken(cluster, cache, tmp_path_factory) -> tuple[Path, Outcome]:
 @pytest.mark.slow
 def test_the_hosts_share_the_model_and_host_0_speaks(unbroken):
     _, outcome = unbroken
-    world = "world: 2 on cpu (gloo), data parallel 1, tensor parallel 2 with sequence parallel"
+    world = "world: 2 on cpu (gloo), data parallel 1, tensor parallel 2 with sequence parallel, pipeline parallel 1"
     assert world in outcome.lines[0]
     assert list(outcome.losses()) == [str(iteration) for iteration in range(1, 41)]
     assert not [line for line in outcome.lines[1] if line.startswith("iteration")]
