@@ -22,7 +22,7 @@ from ascendspeed.device.replace import locate
 from ascendspeed.integrations.megatron import patch as patch_module
 from ascendspeed.integrations.megatron.attention import AscendDotProductAttention
 from ascendspeed.integrations.megatron.patch import MegatronCopiesError, Patch, check_copies, megatron_version
-from ascendspeed.integrations.megatron.patches import PATCHES, TESTED
+from ascendspeed.integrations.megatron.patches import PATCHES, TESTED, _te_becomes_ours
 from tests.megatron_adaptor.models import ATTENTION
 from tests.support.device import DEVICE
 
@@ -186,6 +186,27 @@ def test_a_config_that_does_not_work_is_refused_in_one_line(adaptor, fields, mes
     with pytest.raises(ValueError, match=message) as refusal:
         build(**fields)
     assert "\n" not in str(refusal.value)
+
+
+class LikeTransformerEngines(torch.nn.Module):
+    def __init__(self, *args, **kwargs):
+        raise AssertionError("the patch makes ours of it")
+
+    __init__ = _te_becomes_ours(__init__)
+
+
+def test_what_transformer_engines_attention_takes_besides(adaptor):
+    config = TransformerConfig(**CONFIG)
+    arguments = (config, 1, AttnMaskType.causal, "self", 0.25, 0.5)
+    more = {"k_channels": 8, "v_channels": 8, "num_splits": None, "cp_comm_type": "p2p", "pg_collection": GROUPS}
+    attention = LikeTransformerEngines(*arguments, **more)
+    assert type(attention) is AscendDotProductAttention
+    assert (attention.dropout, attention.scale) == (0.25, 0.5)
+    for name in ("k_channels", "v_channels", "num_splits"):
+        with pytest.raises(NotImplementedError, match=rf"^{name}=4 is not supported"):
+            LikeTransformerEngines(*arguments, **more | {name: 4})
+    with pytest.raises(TypeError, match="positional"):
+        LikeTransformerEngines(*arguments, 8)
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ def _becomes_ours(original: Callable[..., None]) -> Callable[..., None]:
 
 
 def _te_becomes_ours(original: Callable[..., None]) -> Callable[..., None]:
-    """The same of Transformer Engine's, which takes the sizes of keys and values, and a number of splits, besides."""
+    """The same of Transformer Engine's, whose constructor goes on otherwise after softmax_scale: by keyword only."""
     ours = _becomes_ours(original)
 
     @functools.wraps(original)
@@ -52,9 +52,12 @@ def _te_becomes_ours(original: Callable[..., None]) -> Callable[..., None]:
         layer_number: int,
         attn_mask_type: AttnMaskType,
         attention_type: str,
-        *args: Any,
+        attention_dropout: float | None = None,
+        softmax_scale: float | None = None,
+        *,
         k_channels: int | None = None,
         v_channels: int | None = None,
+        num_splits: int | None = None,
         **kwargs: Any,
     ) -> None:
         for name, channels in (("k_channels", k_channels), ("v_channels", v_channels)):
@@ -63,7 +66,12 @@ def _te_becomes_ours(original: Callable[..., None]) -> Callable[..., None]:
                     f"{name}={channels} is not supported yet by AscendDotProductAttention; "
                     f"it must be kv_channels={config.kv_channels}"
                 )
-        ours(self, config, layer_number, attn_mask_type, attention_type, *args, **kwargs)
+        if num_splits is not None:
+            raise NotImplementedError(
+                f"num_splits={num_splits} is not supported by AscendDotProductAttention; the operator divides the keys "
+                "itself, leave it out"
+            )
+        ours(self, config, layer_number, attn_mask_type, attention_type, attention_dropout, softmax_scale, **kwargs)
 
     return __init__
 
