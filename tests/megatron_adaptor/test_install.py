@@ -236,6 +236,19 @@ def test_the_patches_of_every_release_are_in_the_range_of_all():
     assert {patch.versions for patch in PATCHES} == {TESTED, ">=0.12,<0.13", ">=0.13,<0.17"}
 
 
+def test_a_transformer_engine_that_does_not_load_is_none(tmp_path, monkeypatch):
+    def applied():
+        return [patch.target for patch in PATCHES if patch.applies_to(megatron_version())]
+
+    before = applied()
+    (tmp_path / "transformer_engine").mkdir()
+    (tmp_path / "transformer_engine" / "__init__.py").write_text("raise ImportError('libcudnn.so')")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert applied() == before
+    monkeypatch.setattr("megatron.core.models.gpt.gpt_layer_specs.HAVE_TE", True)
+    assert "megatron.core.extensions.transformer_engine:TEDotProductAttention.__init__" in applied()
+
+
 def copy_of_megatron(folder: Path, minor: int, trainer: bool) -> Path:
     core = folder / "megatron" / "core"
     core.mkdir(parents=True)

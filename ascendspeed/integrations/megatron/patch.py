@@ -29,7 +29,7 @@ class Patch:
     make: original -> replacement.
     reason: shown by --list and in docs/megatron.md.
     versions: the releases of megatron-core that have the target, all of which it was tested with.
-    needs, unless: a package without which, or with which, the patch is left out.
+    with_te: whether it is for a Megatron with, or without, Transformer Engine; None: for both.
     adds: the target is a global that functions of the module read, but that an import has left undefined.
     """
 
@@ -37,17 +37,12 @@ class Patch:
     make: Callable[[Any], Any]
     reason: str
     versions: str
-    needs: str | None = None
-    unless: str | None = None
+    with_te: bool | None = None
     adds: bool = False
 
     def applies_to(self, version: str) -> bool:
-        """Whether this megatron-core, among the packages that are installed here, is patched so."""
-        return (
-            SpecifierSet(self.versions).contains(version, prereleases=True)
-            and (self.needs is None or has(self.needs))
-            and (self.unless is None or not has(self.unless))
-        )
+        """Whether this megatron-core, with or without Transformer Engine as it is here, is patched so."""
+        return SpecifierSet(self.versions).contains(version, prereleases=True) and self.with_te in {None, _has_te()}
 
     def check(self) -> None:
         """See that the target is there.
@@ -64,6 +59,11 @@ class Patch:
                 f"{self.target} is not in megatron-core {megatron_version()}, which has moved it; "
                 f"the patch was tested with {self.versions}"
             ) from error
+
+
+def _has_te() -> bool:
+    """What Megatron has found out: a Transformer Engine that is installed but does not load is none."""
+    return bool(importlib.import_module("megatron.core.models.gpt.gpt_layer_specs").HAVE_TE)
 
 
 def _functions(module: Any) -> list[types.FunctionType]:

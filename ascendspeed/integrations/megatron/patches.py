@@ -125,7 +125,7 @@ PATCHES: tuple[Patch, ...] = (
         _te_becomes_ours,
         "the fused operator is the attention of every spec with Transformer Engine's",
         TESTED,
-        needs="transformer_engine",
+        with_te=True,
     ),
     Patch(
         "megatron.core.transformer.torch_norm:WrappedTorchNorm.__new__",
@@ -138,7 +138,7 @@ PATCHES: tuple[Patch, ...] = (
         lambda _: spec_provider(),
         "a Transformer Engine spec of GPT without Transformer Engine: Megatron's own modules",
         ">=0.13,<0.17",
-        unless="transformer_engine",
+        with_te=False,
         adds=True,
     ),
     Patch(
@@ -146,7 +146,7 @@ PATCHES: tuple[Patch, ...] = (
         functools.partial(_given, MODULES["TENorm"]),
         "the same, after the last layer",
         ">=0.13,<0.17",
-        unless="transformer_engine",
+        with_te=False,
         adds=True,
     ),
     *(
@@ -155,7 +155,7 @@ PATCHES: tuple[Patch, ...] = (
             functools.partial(_given, module),
             "a Transformer Engine spec of GPT without Transformer Engine: Megatron's own modules",
             ">=0.12,<0.13",
-            unless="transformer_engine",
+            with_te=False,
             adds=True,
         )
         for name, module in MODULES.items()
@@ -165,13 +165,13 @@ PATCHES: tuple[Patch, ...] = (
         _new_enough,
         "the same: it would import Transformer Engine",
         ">=0.12,<0.13",
-        unless="transformer_engine",
+        with_te=False,
     ),
     Patch(
         "megatron.core.fp8_utils:_quantize_param_shard_impl",
         _nothing_to_quantize,
         "the distributed optimizer without Transformer Engine: it refuses to quantize no parameter at all",
         ">=0.12,<0.13",
-        unless="transformer_engine",
+        with_te=False,
     ),
 )

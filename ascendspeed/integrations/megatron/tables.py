@@ -68,9 +68,7 @@ def patches_table() -> str:
         (
             (
                 f"`{patch.target.removeprefix('megatron.core.')}`",
-                patch.versions
-                + (f", with {patch.needs}" if patch.needs else "")
-                + (f", without {patch.unless}" if patch.unless else ""),
+                patch.versions + {None: "", True: ", with TE", False: ", without TE"}[patch.with_te],
                 patch.reason,
             )
             for patch in PATCHES

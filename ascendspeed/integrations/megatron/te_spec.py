@@ -1,4 +1,4 @@
-"""What a Transformer Engine spec is made of where Transformer Engine is not installed: Megatron's own modules.
+"""What a Transformer Engine spec is made of where Megatron loads no Transformer Engine: Megatron's own modules.
 
 TE's layers join a norm with the linear layer after it. Here that is the norm and then Megatron's ColumnParallelLinear,
 under the names that TE gives the weights, so that checkpoints are interchangeable.
@@ -61,7 +61,8 @@ MODULES: dict[str, type] = {
 def announced() -> None:
     """Say once what a Transformer Engine spec has become."""
     warnings.warn(
-        "Transformer Engine is not installed: its layer specs are built from Megatron's own modules", stacklevel=3
+        "Megatron has no Transformer Engine that loads: its layer specs are built from Megatron's own modules",
+        stacklevel=3,
     )
 
 
