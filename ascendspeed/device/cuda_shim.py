@@ -1,8 +1,8 @@
-"""What megatron-core takes for granted about CUDA, answered by the chosen device. One table, nothing elsewhere.
+"""What megatron-core takes for granted about CUDA, answered by the chosen device: a table.
 
 megatron-core says ``torch.cuda`` and ``device="cuda"`` without asking. Every row of :data:`ROWS` replaces one attribute
 and names the Megatron call that cannot do without it; a test runs Megatron on the device and fails for a row of the
-device's that nobody used.
+device's that nobody used. What scripts say besides stands in :mod:`ascendspeed.device.cuda_scripts`.
 Where Megatron has a seam (a config field, a layer spec, a process group) that is used instead and there is no row.
 :func:`install` applies the table, :func:`uninstall` puts every original back. On CUDA there is nothing to do.
 """
@@ -46,7 +46,7 @@ class Row:
     """One attribute that is replaced while the shim is installed.
 
     target: "module:attribute", the attribute that is replaced; a dotted attribute reaches into a class.
-    needed_by: "module:function" of megatron-core that calls it.
+    needed_by: "module:function" of megatron-core that calls it; of cuda_scripts.py also Megatron-LM's, or "a script".
     reason: why Megatron's own answer does not do; shown in docs/megatron.md.
     make: (device, original) -> replacement.
     on: the devices that need it.
