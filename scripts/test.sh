@@ -16,5 +16,5 @@ if [[ $# -gt 0 ]]; then exec "$python" -m pytest "$@"; fi
 bash scripts/megatron_core.sh 0.12.0 python -m pytest tests/megatron_adaptor
 # With a torch_npu of its own the environment has just run them on its cards.
 if ! "$python" -c 'import importlib.util, sys; sys.exit(importlib.util.find_spec("torch_npu") is None)'; then
-  bash scripts/hostcann.sh python -m pytest tests/npu tests/ops tests/integrations
+  bash scripts/hostcann.sh python -m pytest tests/npu tests/ops tests/integrations/megatron
 fi
