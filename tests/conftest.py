@@ -37,6 +37,13 @@ settings.register_profile(
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
+@pytest.fixture
+def no_process_group():
+    """For a test that makes its own: the one that an earlier run in this process has joined is gone."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
 @pytest.fixture(autouse=True)
 def _poisoned_empty():
     """torch.empty filled with NaN, so that an output nobody wrote cannot look right by luck."""

@@ -11,6 +11,8 @@ from ascendspeed.training.memory_activations import activations
 from tests.recipes.recipes import ROOT, SCRIPTS, counted, dry_run, presets, recipe, with_tables
 from tests.training.traced import trace
 
+pytestmark = pytest.mark.usefixtures("no_process_group")
+
 # The allocator rounds and leaves gaps, kernels have workspaces: what is counted may take this share of a card.
 SHARE = 0.9
 

@@ -5,6 +5,8 @@ import pytest
 from ascendspeed.training import flags, memory
 from ascendspeed.training.memory import GIB
 
+pytestmark = pytest.mark.usefixtures("no_process_group")
+
 LLAMA_70B = """
     --num-layers 80 --hidden-size 8192 --num-attention-heads 64 --ffn-hidden-size 28672 --group-query-attention
     --num-query-groups 8 --seq-length 4096 --max-position-embeddings 4096 --position-embedding-type rope --swiglu

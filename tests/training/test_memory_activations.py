@@ -10,6 +10,8 @@ from ascendspeed.training.configs import RunConfig
 from ascendspeed.training.memory_activations import activations, in_flight
 from tests.training.traced import trace
 
+pytestmark = pytest.mark.usefixtures("no_process_group")
+
 COMMON = (
     "--micro-batch-size 1 --train-iters 1 --lr 1 --device cpu --bf16 --attention-dropout 0 --hidden-dropout 0 "
     "--padded-vocab-size 32000 "

@@ -10,6 +10,8 @@ from ascendspeed.training import flags, model, optimizer
 from ascendspeed.training.initialize import world
 from ascendspeed.training.memory_shard import build_shard
 
+pytestmark = pytest.mark.usefixtures("no_process_group")
+
 ROWS = 512
 SMALL = f"""
     --num-layers 4 --hidden-size 64 --num-attention-heads 4 --seq-length 32 --max-position-embeddings 48

@@ -2,11 +2,10 @@
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch.nn import functional as F
-from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from ascendspeed.training import flags
+from ascendspeed.training.fake_world import fake_world
 from ascendspeed.training.initialize import world
 from ascendspeed.training.model import build, build_chunk, transformer_config
 from tests.training.settings import SMALL
@@ -87,21 +86,16 @@ def test_a_flag_reaches_the_gradient_buffers(more, field, value):
     assert (len(chunk.buffers[0].buckets) > 1) == ("--ddp-bucket-size" in more)
 
 
+@pytest.mark.usefixtures("no_process_group")
 @pytest.mark.parametrize("chunks", [1, 2])
 def test_all_stages_together_are_the_model_and_can_be_counted_without_memory(chunks):
     """One layer after the other, one embedding, one output layer; every stage alone, as if the others were there."""
-    if dist.is_initialized():
-        dist.destroy_process_group()  # what an earlier run in this process has joined
     layers, ends = [], []
     for rank in range(2):
         more = f"{INTERLEAVED} {chunks} --use-cpu-initialization".split()
         run = flags.parse([*SMALL, *more], world_size=2)
-        dist.init_process_group("fake", rank=rank, world_size=2, store=FakeStore())
-        try:
-            with world(run), torch.device("meta"):
-                found = [build_chunk(run, transformer_config(run), 100, chunk) for chunk in range(chunks)]
-        finally:
-            dist.destroy_process_group()
+        with fake_world(run, rank), torch.device("meta"):
+            found = [build_chunk(run, transformer_config(run), 100, chunk) for chunk in range(chunks)]
         assert all(parameter.is_meta for gpt in found for parameter in gpt.parameters())
         layers.append([[layer.layer_number for layer in gpt.decoder.layers] for gpt in found])
         ends.append([(gpt.pre_process, gpt.post_process) for gpt in found])
