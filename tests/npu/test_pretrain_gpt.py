@@ -32,7 +32,7 @@ def launch(save: Path, device: str, *more: str) -> list[dict]:
     settings = environment(OMP_NUM_THREADS=1, DEVICE=device, SAVE_DIR=save)
     launcher = ["bash", ROOT / "examples" / "pretrain_gpt.sh", *size.split(), *DATA, "--train-iters", "20", *more]
     command = subprocess.run(launcher, env=settings | {"DRY_RUN": "1"}, capture_output=True, text=True, check=True)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", *shlex.split(command.stdout)[1:]]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", *shlex.split(command.stdout.splitlines()[0])[1:]]
     done = subprocess.run(torchrun, env=settings, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     assert f"world: 2 on {device} ({'hccl' if device == 'npu' else 'gloo'})" in done.stdout

@@ -46,7 +46,7 @@ def report_attention_contract(model: torch.nn.Module, log: Callable[[str], None]
 
     Raises:
         AttentionContractError: on every rank, if any rank found a layer that differs from the reference, or could not
-            check one.
+            check one; a rank that could not raises the error that stopped it.
         ValueError: on every rank, if no layer of any rank uses the operator.
     """
     lines: dict[str, list[int]] = {}
@@ -61,10 +61,9 @@ def report_attention_contract(model: torch.nn.Module, log: Callable[[str], None]
     if dist.is_available() and dist.is_initialized():
         ranks = [None] * dist.get_world_size()
         dist.all_gather_object(ranks, (lines, failures))
-    try:
-        return _conclude([part for part in ranks if part is not None], log)
-    except AttentionContractError as error:
-        raise error from stopped
+    if stopped is not None:
+        raise stopped
+    return _conclude([part for part in ranks if part is not None], log)
 
 
 def _check_own(model: torch.nn.Module, lines: dict[str, list[int]], failures: list[str]) -> None:
