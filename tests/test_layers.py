@@ -85,7 +85,7 @@ def test_the_includes_of_the_sources_point_one_way():
     inner = {f"hostcann/{path.name}" for path in (ROOT / "csrc" / "hostcann").iterdir() if path.is_dir()}
     assert inner == {folder for folder in INCLUDES if folder.startswith("hostcann/")}
     for folder, allowed in INCLUDES.items():
-        for file in (ROOT / "csrc" / folder).rglob("*.*"):
+        for file in (ROOT / "csrc" / folder).rglob("*.[ch]*"):
             for quote, header in re.findall(r'^#include ([<"])([^>"]+)', file.read_text(), re.MULTILINE):
                 system = header.partition("/")[0] in (header, "sys", "linux") and header != "Python.h"
                 standard = quote == "<" and system

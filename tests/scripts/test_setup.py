@@ -344,4 +344,4 @@ def test_test_sh_sets_up_for_tests_and_passes_its_arguments_to_pytest(checkout, 
     )
     assert result.stdout == f"{checkout} ['-k', 'a b']\n", result.stderr
     assert result.returncode == 5, "pytest's exit status is the script's"
-    assert pip_calls(path)[-1].endswith(".[test,train]")
+    assert pip_calls(path)[-1].endswith(".[deepspeed,test,train]")
