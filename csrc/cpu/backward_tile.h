@@ -10,12 +10,15 @@ namespace ascendspeed::cpu {
 
 // One thread's tiles.
 struct BackwardWorkspace {
-  BackwardWorkspace(const Geometry& g, Scratch& scratch)
+  BackwardWorkspace(const Geometry& g, const Products& q, Scratch& scratch)
       : query_ld(leading(g.score_dim())),
         value_ld(leading(g.v_dim)),
-        key_transposed(scratch.take<float>(g.score_dim() * kKeyLeading)),
-        value_transposed(scratch.take<float>(g.v_dim * kKeyLeading)),
-        key(scratch.take<float>(int64_t{kKeyBlock} * query_ld)),
+        query_units(leading(units(q, g.score_dim()))),
+        value_units(leading(units(q, g.v_dim))),
+        ds_units(q.along == 1 ? kKeyLeading : leading(units(q, kKeyBlock))),
+        key_transposed(scratch.take<char>(int64_t{units(q, g.score_dim())} * kKeyLeading * q.unit_bytes)),
+        value_transposed(scratch.take<char>(int64_t{units(q, g.v_dim)} * kKeyLeading * q.unit_bytes)),
+        key_stacked(scratch.take<char>(int64_t{units(q, kKeyBlock)} * query_ld * q.unit_bytes)),
         dk(scratch.take<float>(int64_t{kKeyBlock} * query_ld)),
         dv(scratch.take<float>(int64_t{kKeyBlock} * value_ld)),
         query(scratch.take<float>(int64_t{kRowBlock} * query_ld)),
@@ -24,22 +27,40 @@ struct BackwardWorkspace {
         dp(scratch.take<float>(int64_t{kRowBlock} * kKeyLeading)),
         shift(scratch.take<float>(int64_t{kRowBlock} * kKeyLeading)),
         dpse(scratch.take<float>(int64_t{kRowBlock} * kKeyLeading)),
+        query_stacked(query),
+        dy_stacked(dy),
+        p_stacked(scores),
+        ds_stacked(dp),
+        ds_rows(dp),
         mask(scratch.take<uint8_t>(int64_t{kRowBlock} * kKeyLeading)),
-        keep(scratch.take<uint8_t>(int64_t{kRowBlock} * kKeyLeading)) {}
+        keep(scratch.take<uint8_t>(int64_t{kRowBlock} * kKeyLeading)) {
+    if (q.along == 1) return;
+    const int64_t lines = units(q, kRowBlock);
+    query_stacked = scratch.take<char>(lines * query_ld * q.unit_bytes);
+    dy_stacked = scratch.take<char>(lines * value_ld * q.unit_bytes);
+    p_stacked = scratch.take<char>(lines * kKeyLeading * q.unit_bytes);
+    ds_stacked = scratch.take<char>(lines * kKeyLeading * q.unit_bytes);
+    ds_rows = scratch.take<char>(int64_t{kRowBlock} * ds_units * q.unit_bytes);
+  }
 
   // The workspace of one thread, in memory that has room for bytes() for each.
-  static BackwardWorkspace at(void* workspaces, int thread, const Geometry& g) {
-    Scratch mine(static_cast<char*>(workspaces) + thread * bytes(g));
-    return BackwardWorkspace(g, mine);
+  static BackwardWorkspace at(void* workspaces, int thread, const Geometry& g, const Products& products) {
+    Scratch mine(static_cast<char*>(workspaces) + thread * bytes(g, products));
+    return BackwardWorkspace(g, products, mine);
   }
-  static int64_t bytes(const Geometry& g) {
+  static int64_t bytes(const Geometry& g, const Products& products) {
     Scratch counter(nullptr);
-    BackwardWorkspace workspace(g, counter);
+    BackwardWorkspace workspace(g, products, counter);
     return counter.used();
   }
 
-  int query_ld, value_ld;
-  float *key_transposed, *value_transposed, *key, *dk, *dv, *query, *dy, *scores, *dp, *shift, *dpse;
+  int query_ld, value_ld;                  // of float32 tiles as wide as a head
+  int query_units, value_units, ds_units;  // of operands whose units lie along a row
+  char *key_transposed, *value_transposed, *key_stacked;
+  float *dk, *dv;
+  float *query, *dy;  // operands, in memory that has room for a float32 tile
+  float *scores, *dp, *shift, *dpse;
+  void *query_stacked, *dy_stacked, *p_stacked, *ds_stacked, *ds_rows;  // operands; float32 tiles themselves serve
   uint8_t *mask, *keep;
 };
 
@@ -48,7 +69,11 @@ class BackwardTile {
  public:
   // delta: the sum over Dv of dy * attention_in for each row, numbered as row_index says.
   BackwardTile(const BackwardParams& params, const float* delta)
-      : p(params), g(params.geometry), kernel(active_microkernel()), delta_(delta) {}
+      : p(params),
+        g(params.geometry),
+        kernel(active_microkernel()),
+        products(products_of(params, kernel)),
+        delta_(delta) {}
 
   static int rows_at(const Sequence& s, int64_t row) {
     return static_cast<int>(std::min<int64_t>(kRowBlock, s.q_len - row));
@@ -63,46 +88,44 @@ class BackwardTile {
 
   // What gradients() needs of a block of keys.
   void load_keys(const BackwardWorkspace& w, const Sequence& s, int64_t kv_head, int64_t key) const {
-    load_key_transposed(p, kernel, s, kv_head, key, keys_at(s, key), w.key_transposed);
-    kernel.load_transposed(p.dtype, at(p.dtype, p.value, s.index, kv_head, s.kv_begin + key), p.value.strides.position,
-                           p.value.strides.dim, keys_at(s, key), static_cast<int>(g.v_dim), w.value_transposed,
-                           kKeyLeading);
+    const int keys = keys_at(s, key);
+    load_transposed(p, products, key_source(p, s, kv_head, key), keys, w.key_transposed, kKeyLeading);
+    load_transposed(p, products, value_source(p, s, kv_head, key), keys, w.value_transposed, kKeyLeading);
   }
+
+  Strips strips_of(const Tile& tile) const { return Strips(p, tile, products.strip); }
 
   // Loads query and dy of the tile. Leaves P, dropped out as the output saw it, in w.scores, and
   // grad_scale * P * (dP - delta) in w.dp. False, and neither is written, when the mask excludes the whole tile.
-  bool gradients(const BackwardWorkspace& w, const Tile& tile, float grad_scale) const {
+  bool gradients(const BackwardWorkspace& w, const Tile& tile, const Strips& strips, float grad_scale) const {
     const uint8_t* mask = nullptr;
     if (p.mask.data != nullptr) {
       if (!load_mask(p.mask, tile, w.mask)) return false;
       mask = w.mask;
     }
     const Sequence& s = tile.sequence;
-    load_query(p, kernel, s, tile.head, tile.row, tile.rows, w.query, w.query_ld);
-    load(p.dy, s, tile.head, tile.row, tile.rows, w.dy, w.value_ld);
-    const int columns = padded(tile.keys);
-    kernel.matmul(tile.rows, columns, static_cast<int>(g.score_dim()), w.query, w.query_ld, 1, w.key_transposed,
-                  kKeyLeading, w.scores, kKeyLeading, false);
-    kernel.matmul(tile.rows, columns, static_cast<int>(g.v_dim), w.dy, w.value_ld, 1, w.value_transposed, kKeyLeading,
-                  w.dp, kKeyLeading, false);
+    load_rows(p, products, query_source(p, s, tile.head, tile.row), tile.rows, w.query, w.query_units);
+    load_rows(p, products, row_source(p, p.dy, s, tile.head, tile.row), tile.rows, w.dy, w.value_units);
+    for (const Strip& strip : strips) {
+      if (strip.empty()) continue;
+      multiply(strip, w.query, w.query_units, units(products, g.score_dim()), w.key_transposed, w.scores);
+      multiply(strip, w.dy, w.value_units, units(products, g.v_dim), w.value_transposed, w.dp);
+    }
     const float scale = add_pse(p, kernel, tile, w.scores, w.shift);
     if (p.dropout.active) load_keep(p, kernel, tile, w.keep);
-    const int64_t first = row_index(s, tile.head, tile.row);
-    for (int r = 0; r < tile.rows; ++r) {
-      if (p.dropout.active) drop(w, r, columns, w.dp);
-      const int64_t lanes = p.statistic(s, tile.head, tile.row + r) * kStatLanes;
-      kernel.softmax_grad_row(columns, scale, grad_scale, row_visibility(p, tile, r, mask), p.softmax_max[lanes],
-                              1.0f / p.softmax_sum[lanes], delta_[first + r], w.scores + r * kKeyLeading,
-                              w.dp + r * kKeyLeading);
-      if (p.dropout.active) drop(w, r, columns, w.scores);
+    for (const Strip& strip : strips) {
+      for (int r = strip.row; r < strip.row + strip.rows; ++r) {
+        clear_outside(strip, padded(tile.keys), w.scores + r * kKeyLeading);
+        clear_outside(strip, padded(tile.keys), w.dp + r * kKeyLeading);
+        if (!strip.empty()) gradients_of_row(w, tile, strip, strips.inside(), r, scale, grad_scale, mask);
+      }
     }
     return true;
   }
 
-  // Rows of dy or attention_in.
+  // Rows of dy or attention_in, to float32 whatever the products take.
   void load(const ConstView& view, const Sequence& s, int64_t head, int64_t row, int rows, float* tile, int ld) const {
-    kernel.load_rows(p.dtype, at(p.dtype, view, s.index, head, s.q_begin + row), view.strides.position,
-                     view.strides.dim, rows, static_cast<int>(g.v_dim), tile, ld);
+    load_rows(p, kernel.float32, row_source(p, view, s, head, row), rows, tile, ld);
   }
   // Columns [0, columns) of tile rows to positions of one head.
   void store(const float* tile, int ld, int rows, int64_t columns, const View& view, int64_t b, int64_t head,
@@ -120,10 +143,33 @@ class BackwardTile {
   const BackwardParams& p;
   const Geometry& g;
   const Microkernel& kernel;
+  const Products& products;
 
  private:
-  void drop(const BackwardWorkspace& w, int row, int columns, float* tile) const {
-    kernel.drop_row(columns, p.dropout.keep_factor, w.keep + row * kKeyLeading, tile + row * kKeyLeading);
+  // The scores or dP of a strip.
+  void multiply(const Strip& strip, const void* rows, int rows_ld, int depth, const void* keys, float* to) const {
+    products.matmul(strip.rows, strip.end - strip.begin, depth, unit(products, rows, int64_t{strip.row} * rows_ld),
+                    rows_ld, 1, unit(products, keys, strip.begin), kKeyLeading,
+                    to + strip.row * kKeyLeading + strip.begin, kKeyLeading, false);
+  }
+  static void clear_outside(const Strip& strip, int columns, float* row) {
+    std::fill(row, row + strip.begin, 0.0f);
+    if (strip.end < columns) std::fill(row + strip.end, row + columns, 0.0f);
+  }
+  void gradients_of_row(const BackwardWorkspace& w, const Tile& tile, const Strip& strip, bool inside, int r,
+                        float scale, float grad_scale, const uint8_t* mask) const {
+    const int64_t statistic = p.statistic(tile.sequence, tile.head, tile.row + r) * kStatLanes;
+    const int columns = strip.end - strip.begin, first = r * kKeyLeading + strip.begin;
+    const auto drop = [&](float* row) {
+      if (p.dropout.active) kernel.drop_row(columns, p.dropout.keep_factor, w.keep + first, row);
+    };
+    RowVisibility visible{0, tile.keys, nullptr};
+    if (!inside || mask != nullptr) visible = row_visibility(p, tile, r, mask).from(strip.begin);
+    drop(w.dp + first);
+    kernel.softmax_grad_row(columns, scale, grad_scale, visible, p.softmax_max[statistic],
+                            1.0f / p.softmax_sum[statistic], delta_[row_index(tile.sequence, tile.head, tile.row + r)],
+                            w.scores + first, w.dp + first);
+    drop(w.scores + first);
   }
 
   const float* delta_;

@@ -33,11 +33,14 @@ struct BFloat16 {
     const UintVec wide = __builtin_convertvector(*reinterpret_cast<const HalfVec*>(p), UintVec) << 16;
     return reinterpret_cast<Vec>(wide);
   }
-  static void store_vector(uint16_t* p, Vec v) {
+  // In the low halves of words.
+  static UintVec round(Vec v) {
     const UintVec bits = reinterpret_cast<UintVec>(v);
     const UintVec rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-    const UintVec result = v != v ? (bits >> 16) | 0x40 : rounded;
-    *reinterpret_cast<HalfVec*>(p) = __builtin_convertvector(result, HalfVec);
+    return v != v ? (bits >> 16) | 0x40 : rounded;
+  }
+  static void store_vector(uint16_t* p, Vec v) {
+    *reinterpret_cast<HalfVec*>(p) = __builtin_convertvector(round(v), HalfVec);
   }
 };
 
@@ -112,22 +115,17 @@ template <typename T>
 void load_transposed_as(const void* source, int64_t row_stride, int64_t column_stride, int rows, int columns,
                         float* tile, int ld) {
   const auto* base = static_cast<const typename T::Storage*>(source);
-  // A block of kWidth columns at a time: its destination rows stay in the first-level cache while source rows pass.
-  for (int first = 0; first < columns; first += kWidth) {
-    const int count = columns - first < kWidth ? columns - first : kWidth;
-    for (int r = 0; r < rows; ++r) {
-      const auto* from = base + r * row_stride + first * column_stride;
-      float* to = tile + static_cast<ptrdiff_t>(first) * ld + r;
-      if (column_stride == 1 && count == kWidth) {
-        const Vec v = T::load_vector(from);
-        for (int c = 0; c < kWidth; ++c) to[static_cast<ptrdiff_t>(c) * ld] = v[c];
-      } else {
-        for (int c = 0; c < count; ++c) to[static_cast<ptrdiff_t>(c) * ld] = T::to_float(from[c * column_stride]);
-      }
+  int first = 0;
+  if (column_stride == 1) {
+    for (; first + kWidth <= columns; first += kWidth) {
+      transpose_lines(rows, ld, tile + static_cast<ptrdiff_t>(first) * ld,
+                      [&](int r) { return T::load_vector(base + r * row_stride + first); });
     }
-    for (int c = 0; c < count; ++c) {
-      for (int r = rows; r < ld; ++r) tile[static_cast<ptrdiff_t>(first + c) * ld + r] = 0.0f;
-    }
+  }
+  for (; first < columns; ++first) {
+    float* to = tile + static_cast<ptrdiff_t>(first) * ld;
+    for (int r = 0; r < rows; ++r) to[r] = T::to_float(base[r * row_stride + first * column_stride]);
+    for (int r = rows; r < ld; ++r) to[r] = 0.0f;
   }
 }
 
@@ -147,19 +145,19 @@ void store_rows_as(const float* tile, int ld, int rows, int columns, const float
 }
 
 void load_rows(DType dtype, const void* source, int64_t row_stride, int64_t column_stride, int rows, int columns,
-               float* tile, int ld) {
+               void* tile, int ld) {
   const auto as = dtype == DType::kFloat32    ? load_rows_as<Float32>
                   : dtype == DType::kBFloat16 ? load_rows_as<BFloat16>
                                               : load_rows_as<Float16>;
-  as(source, row_stride, column_stride, rows, columns, tile, ld);
+  as(source, row_stride, column_stride, rows, columns, static_cast<float*>(tile), ld);
 }
 
 void load_transposed(DType dtype, const void* source, int64_t row_stride, int64_t column_stride, int rows, int columns,
-                     float* tile, int ld) {
+                     void* tile, int ld) {
   const auto as = dtype == DType::kFloat32    ? load_transposed_as<Float32>
                   : dtype == DType::kBFloat16 ? load_transposed_as<BFloat16>
                                               : load_transposed_as<Float16>;
-  as(source, row_stride, column_stride, rows, columns, tile, ld);
+  as(source, row_stride, column_stride, rows, columns, static_cast<float*>(tile), ld);
 }
 
 void store_rows(DType dtype, const float* tile, int ld, int rows, int columns, const float* factors, void* destination,

@@ -9,9 +9,11 @@
 namespace ascendspeed::cpu {
 
 extern const Microkernel kGeneric;
+extern const Microkernel kGenericBf16;
 #ifdef __x86_64__
 extern const Microkernel kAvx2;
 extern const Microkernel kAvx512;
+extern const Microkernel kAvx512Bf16;
 #endif
 
 namespace {
@@ -21,20 +23,25 @@ struct Candidate {
   bool (*supported)();  // by the running CPU and operating system
 };
 
+#ifdef __x86_64__
+bool has_avx512() {
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") != 0;
+}
+#endif
+
 constexpr std::array kBestFirst = {
 #ifdef __x86_64__
-    Candidate{&kAvx512,
-              [] {
-                return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") != 0;
-              }},
+    Candidate{&kAvx512Bf16, [] { return has_avx512() && __builtin_cpu_supports("avx512bf16") != 0; }},
+    Candidate{&kAvx512, has_avx512},
     Candidate{&kAvx2,
               [] {
                 return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
                        __builtin_cpu_supports("f16c") != 0;
               }},
 #endif
-    Candidate{&kGeneric, [] { return true; }}};
+    Candidate{&kGeneric, [] { return true; }},
+    Candidate{&kGenericBf16, [] { return true; }}};  // after the one that is always there: only ever by name
 
 const Microkernel& choose() {
   const char* wanted = std::getenv("ASCENDSPEED_CPU_ISA");

@@ -131,7 +131,7 @@ class Backward : public BackwardTile {
     if (!plan.separate()) {
       wait_for_slot(kv_head_index - plan.slots);
       slot = s_.dq + kv_head_index % plan.slots * plan.dq_slot;
-      load_key(p, kernel, s, kv_head, key, keys, w.key, w.query_ld);
+      load_stacked(p, products, key_source(p, s, kv_head, key), keys, w.key_stacked, w.query_ld);
     }
     load_keys(w, s, kv_head, key);
     std::fill_n(w.dk, int64_t{keys} * w.query_ld, 0.0f);
@@ -143,9 +143,10 @@ class Backward : public BackwardTile {
         const Interval blocks = key_blocks(p, s, row, rows_at(s, row));
         if (block < blocks.begin || block >= blocks.end) continue;
         const Tile tile{s, kv_head * g.group() + member, row, key, rows_at(s, row), keys};
-        const bool visible = add_to_keys(w, tile);
+        const Strips strips = strips_of(tile);
+        const bool visible = add_to_keys(w, tile, strips);
         if (plan.separate()) continue;
-        add_to_rows(w, tile, visible, blocks, block, slot + (member * row_blocks + row_block) * plan.dq_tile);
+        add_to_rows(w, tile, strips, visible, blocks, block, slot + (member * row_blocks + row_block) * plan.dq_tile);
       }
     }
     store_with_rope(w.dk, w.query_ld, keys, p.dk, p.dk_rope, s.index, kv_head, s.kv_begin + key);
@@ -166,8 +167,9 @@ class Backward : public BackwardTile {
       const int64_t key = block * kKeyBlock;
       const Tile tile{s, head, row, key, rows, keys_at(s, key)};
       load_keys(w, s, kv_head, key);
-      load_key(p, kernel, s, kv_head, key, tile.keys, w.key, w.query_ld);
-      if (gradients(w, tile, p.scale)) add_product(w, tile, dq, true);
+      load_stacked(p, products, key_source(p, s, kv_head, key), tile.keys, w.key_stacked, w.query_ld);
+      const Strips strips = strips_of(tile);
+      if (gradients(w, tile, strips, p.scale)) add_product(w, tile, strips, dq);
     }
     store_with_rope(dq, w.query_ld, rows, p.dq, p.dq_rope, s.index, head, s.q_begin + row);
   }
@@ -186,37 +188,62 @@ class Backward : public BackwardTile {
 
   // False where the mask excludes the whole tile. dv += P^T dy and dk += dS^T q: the transpose is only a matter of
   // strides.
-  bool add_to_keys(const BackwardWorkspace& w, const Tile& tile) const {
-    if (!gradients(w, tile, p.scale)) return false;
-    kernel.matmul(tile.keys, padded(g.v_dim), tile.rows, w.scores, 1, kKeyLeading, w.dy, w.value_ld, w.dv, w.value_ld,
-                  true);
-    kernel.matmul(tile.keys, padded(g.score_dim()), tile.rows, w.dp, 1, kKeyLeading, w.query, w.query_ld, w.dk,
-                  w.query_ld, true);
+  bool add_to_keys(const BackwardWorkspace& w, const Tile& tile, const Strips& strips) const {
+    if (!gradients(w, tile, strips, p.scale)) return false;
+    if (products.along > 1) {
+      const int columns = padded(tile.keys);
+      load_stacked(p, products, query_source(p, tile.sequence, tile.head, tile.row), tile.rows, w.query_stacked,
+                   w.query_ld);
+      load_stacked(p, products, row_source(p, p.dy, tile.sequence, tile.head, tile.row), tile.rows, w.dy_stacked,
+                   w.value_ld);
+      products.pack_stacked(tile.rows, columns, w.scores, kKeyLeading, w.p_stacked, kKeyLeading);
+      products.pack_stacked(tile.rows, columns, w.dp, kKeyLeading, w.ds_stacked, kKeyLeading);
+    }
+    const int step = strips.inside() ? tile.keys : products.strip;
+    for (int key = 0; key < tile.keys; key += step) {
+      const int keys = std::min(step, tile.keys - key);
+      const Interval rows = strips.rows_of(key, key + keys);
+      if (rows.empty()) continue;
+      const int64_t line = rows.begin / products.along;
+      const int depth = units(products, rows.end - rows.begin);
+      const auto add = [&](const void* weights, const void* operand, int ld, int64_t columns, float* to) {
+        products.matmul(keys, padded(columns), depth, unit(products, weights, line * kKeyLeading + key), 1, kKeyLeading,
+                        unit(products, operand, line * ld), ld, to + int64_t{key} * ld, ld, true);
+      };
+      add(w.p_stacked, w.dy_stacked, w.value_ld, g.v_dim, w.dv);
+      add(w.ds_stacked, w.query_stacked, w.query_ld, g.score_dim(), w.dk);
+    }
     return true;
   }
 
   // The tile's share of dq, when it is its key block's turn.
-  void add_to_rows(const BackwardWorkspace& w, const Tile& tile, bool visible, const Interval& blocks, int64_t block,
-                   float* dq) const {
+  void add_to_rows(const BackwardWorkspace& w, const Tile& tile, const Strips& strips, bool visible,
+                   const Interval& blocks, int64_t block, float* dq) const {
     const Sequence& s = tile.sequence;
     Counter& turn = s_.turns[s_.rows.first(s, tile.head) + tile.row / kRowBlock];
     wait_for(turn, static_cast<int32_t>(block));
-    const bool first = block == blocks.begin;
-    if (visible) {
-      add_product(w, tile, dq, !first);
-    } else if (first) {
-      std::fill_n(dq, int64_t{tile.rows} * w.query_ld, 0.0f);
-    }
+    if (block == blocks.begin) std::fill_n(dq, int64_t{tile.rows} * w.query_ld, 0.0f);
+    if (visible) add_product(w, tile, strips, dq);
     if (block == blocks.end - 1) {
       store_with_rope(dq, w.query_ld, tile.rows, p.dq, p.dq_rope, s.index, tile.head, s.q_begin + tile.row);
     }
     turn.store(static_cast<int32_t>(block) + 1, std::memory_order_release);
   }
 
-  // dq (+)= dS k.
-  void add_product(const BackwardWorkspace& w, const Tile& tile, float* dq, bool accumulate) const {
-    kernel.matmul(tile.rows, padded(g.score_dim()), tile.keys, w.dp, kKeyLeading, 1, w.key, w.query_ld, dq, w.query_ld,
-                  accumulate);
+  // dq += dS k.
+  void add_product(const BackwardWorkspace& w, const Tile& tile, const Strips& strips, float* dq) const {
+    for (const Strip& strip : strips) {
+      if (strip.empty()) continue;
+      const int64_t first = int64_t{strip.row} * w.ds_units + strip.begin / products.along;
+      if (products.along > 1) {
+        products.pack_rows(strip.rows, strip.end - strip.begin, w.dp + strip.row * kKeyLeading + strip.begin,
+                           kKeyLeading, unit(products, w.ds_rows, first), w.ds_units);
+      }
+      products.matmul(strip.rows, padded(g.score_dim()), units(products, std::min(strip.end, tile.keys) - strip.begin),
+                      unit(products, w.ds_rows, first), w.ds_units, 1,
+                      unit(products, w.key_stacked, int64_t{strip.begin / products.along} * w.query_ld), w.query_ld,
+                      dq + int64_t{strip.row} * w.query_ld, w.query_ld, true);
+    }
   }
 
   const Shared& s_;
@@ -225,7 +252,9 @@ class Backward : public BackwardTile {
 }  // namespace
 
 int64_t backward_scratch_bytes(const BackwardParams& p, int threads) {
-  return Shared::bytes(p, threads) + threads * BackwardWorkspace::bytes(p.geometry) + pse_scratch_bytes(p, threads);
+  return Shared::bytes(p, threads) +
+         threads * BackwardWorkspace::bytes(p.geometry, products_of(p, active_microkernel())) +
+         pse_scratch_bytes(p, threads);
 }
 
 void flash_backward(const BackwardParams& p, const Parallel& parallel, void* scratch) {
@@ -234,7 +263,9 @@ void flash_backward(const BackwardParams& p, const Parallel& parallel, void* scr
   for (int64_t i = 0; i < shared.kv_heads; ++i) new (&shared.blocks_done[i]) Counter(0);
   const Backward backward(p, shared);
   char* workspaces = static_cast<char*>(scratch) + shared_scratch.used();
-  const auto make_workspace = [&](int thread) { return BackwardWorkspace::at(workspaces, thread, p.geometry); };
+  const auto make_workspace = [&](int thread) {
+    return BackwardWorkspace::at(workspaces, thread, p.geometry, backward.products);
+  };
   for_each_task(parallel, shared.rows.total(), make_workspace,
                 [&](const BackwardWorkspace& w, int64_t task) { backward.prepare_rows(w, task); });
   if (p.dsink != nullptr) backward.sum_sinks();
@@ -245,7 +276,8 @@ void flash_backward(const BackwardParams& p, const Parallel& parallel, void* scr
                   [&](const BackwardWorkspace& w, int64_t task) { backward.row_block(w, task); });
   }
   if (p.dpse.data == nullptr) return;
-  pse_backward(backward, parallel, workspaces, workspaces + parallel.threads * BackwardWorkspace::bytes(p.geometry));
+  pse_backward(backward, parallel, workspaces,
+               workspaces + parallel.threads * BackwardWorkspace::bytes(p.geometry, backward.products));
 }
 
 }  // namespace ascendspeed::cpu

@@ -30,35 +30,67 @@ int row_blocks_per_task(const ForwardParams& p, int threads) {
 }
 
 struct Workspace {
-  Workspace(const Geometry& g, int blocks, Scratch& scratch)
-      : query_ld(leading(g.score_dim())),
+  Workspace(const Geometry& g, const Products& q, int blocks, Scratch& scratch)
+      : query_ld(leading(units(q, g.score_dim()))),
         value_ld(leading(g.v_dim)),
-        query(scratch.take<float>(int64_t{blocks} * kRowBlock * query_ld)),
+        weights_ld(q.along == 1 ? kKeyLeading : leading(units(q, kKeyBlock))),
+        query(scratch.take<char>(int64_t{blocks} * kRowBlock * query_ld * q.unit_bytes)),
+        key(scratch.take<char>(int64_t{units(q, g.score_dim())} * kKeyLeading * q.unit_bytes)),
+        value(scratch.take<char>(int64_t{units(q, kKeyBlock)} * value_ld * q.unit_bytes)),
         out(scratch.take<float>(int64_t{blocks} * kRowBlock * value_ld)),
-        key_transposed(scratch.take<float>(g.score_dim() * kKeyLeading)),
-        value(scratch.take<float>(int64_t{kKeyBlock} * value_ld)),
         scores(scratch.take<float>(int64_t{kRowBlock} * kKeyLeading)),
+        weights(q.along == 1 ? nullptr : scratch.take<char>(int64_t{kRowBlock} * weights_ld * q.unit_bytes)),
         shift(scratch.take<float>(int64_t{kRowBlock} * kKeyLeading)),
         stats(scratch.take<RowStats>(int64_t{blocks} * kRowBlock)),
         factors(scratch.take<float>(int64_t{blocks} * kRowBlock)),
         mask(scratch.take<uint8_t>(int64_t{kRowBlock} * kKeyLeading)),
         keep(scratch.take<uint8_t>(int64_t{kRowBlock} * kKeyLeading)) {}
 
-  int query_ld, value_ld;
-  float *query, *out, *key_transposed, *value, *scores, *shift;
+  int query_ld, value_ld, weights_ld;
+  char *query, *key, *value;  // operands; key is transposed, value stacked
+  float *out, *scores;
+  char* weights;  // the scores' exponentials as an operand, where the tile itself is not
+  float* shift;
   RowStats* stats;
   float* factors;
   uint8_t *mask, *keep;
 };
 
-int64_t workspace_bytes(const Geometry& g, int blocks) {
+int64_t workspace_bytes(const Geometry& g, const Products& products, int blocks) {
   Scratch counter(nullptr);
-  Workspace workspace(g, blocks, counter);
+  Workspace workspace(g, products, blocks, counter);
   return counter.used();
 }
 
+// What one thread works with.
+struct Context {
+  const ForwardParams& p;
+  const Microkernel& kernel;
+  const Products& products;
+  const Workspace& w;
+};
+
+// The scores of a strip become exp(score - max); what was summed up so far moves to the new maximum.
+void soften(const Context& c, const Tile& tile, const Strip& strip, bool inside, float scale, const uint8_t* mask,
+            RowStats* stats, float* out) {
+  const ForwardParams& p = c.p;
+  const int columns = strip.end - strip.begin;
+  for (int r = strip.row; r < strip.row + strip.rows; ++r) {
+    float* scores = c.w.scores + r * kKeyLeading + strip.begin;
+    RowVisibility visible{0, tile.keys, nullptr};
+    if (!inside || mask != nullptr) visible = row_visibility(p, tile, r, mask).from(strip.begin);
+    const float rescale = c.kernel.softmax_row(columns, scale, visible, scores, &stats[r]);
+    // After the row sum: dropout does not change the normalisation.
+    if (p.dropout.active) {
+      c.kernel.drop_row(columns, p.dropout.keep_factor, c.w.keep + r * kKeyLeading + strip.begin, scores);
+    }
+    if (rescale != 1.0f) c.kernel.scale_row(padded(p.geometry.v_dim), rescale, out + int64_t{r} * c.w.value_ld);
+  }
+}
+
 // Scores of one row block against one tile of keys, and their share of the output.
-void attend(const ForwardParams& p, const Microkernel& kernel, const Workspace& w, const Tile& tile, int block) {
+void attend(const Context& c, const Tile& tile, int block) {
+  const auto& [p, kernel, q, w] = c;
   const Geometry& g = p.geometry;
   const int first = block * kRowBlock;
   float* out = w.out + int64_t{first} * w.value_ld;
@@ -67,22 +99,30 @@ void attend(const ForwardParams& p, const Microkernel& kernel, const Workspace& 
     if (!load_mask(p.mask, tile, w.mask)) return;
     mask = w.mask;
   }
-  const int columns = padded(tile.keys);
-  kernel.matmul(tile.rows, columns, static_cast<int>(g.score_dim()), w.query + int64_t{first} * w.query_ld, w.query_ld,
-                1, w.key_transposed, kKeyLeading, w.scores, kKeyLeading, false);
+  const Strips strips(p, tile, q.strip);
+  for (const Strip& strip : strips) {
+    if (strip.empty()) continue;
+    q.matmul(strip.rows, strip.end - strip.begin, units(q, g.score_dim()),
+             unit(q, w.query, int64_t{first + strip.row} * w.query_ld), w.query_ld, 1, unit(q, w.key, strip.begin),
+             kKeyLeading, w.scores + strip.row * kKeyLeading + strip.begin, kKeyLeading, false);
+  }
   const float scale = add_pse(p, kernel, tile, w.scores, w.shift);
   if (p.dropout.active) load_keep(p, kernel, tile, w.keep);
-  for (int r = 0; r < tile.rows; ++r) {
-    const float rescale = kernel.softmax_row(columns, scale, row_visibility(p, tile, r, mask),
-                                             w.scores + r * kKeyLeading, &w.stats[first + r]);
-    // After the row sum: dropout does not change the normalisation.
-    if (p.dropout.active) {
-      kernel.drop_row(columns, p.dropout.keep_factor, w.keep + r * kKeyLeading, w.scores + r * kKeyLeading);
+  for (const Strip& strip : strips) {
+    if (strip.empty()) continue;
+    soften(c, tile, strip, strips.inside(), scale, mask, w.stats + first, out);
+    const float* scores = w.scores + strip.row * kKeyLeading + strip.begin;
+    const void* weights = scores;
+    if (q.along > 1) {
+      weights = unit(q, w.weights, int64_t{strip.row} * w.weights_ld);
+      q.pack_rows(strip.rows, strip.end - strip.begin, scores, kKeyLeading,
+                  w.weights + strip.row * int64_t{w.weights_ld} * q.unit_bytes, w.weights_ld);
     }
-    if (rescale != 1.0f) kernel.scale_row(padded(g.v_dim), rescale, out + int64_t{r} * w.value_ld);
+    const int keys = std::min(strip.end, tile.keys) - strip.begin;
+    q.matmul(strip.rows, padded(g.v_dim), units(q, keys), weights, w.weights_ld, 1,
+             unit(q, w.value, int64_t{strip.begin / q.along} * w.value_ld), w.value_ld,
+             out + int64_t{strip.row} * w.value_ld, w.value_ld, true);
   }
-  kernel.matmul(tile.rows, padded(g.v_dim), tile.keys, w.scores, kKeyLeading, 1, w.value, w.value_ld, out, w.value_ld,
-                true);
 }
 
 // A sink is one more score, with weight and without value: every row starts from it. One of -inf has no weight either;
@@ -99,7 +139,8 @@ struct Rows {
   int count;
 };
 
-void finish_rows(const ForwardParams& p, const Microkernel& kernel, const Workspace& w, const Rows& rows) {
+void finish_rows(const Context& c, const Rows& rows) {
+  const auto& [p, kernel, products, w] = c;
   const Sequence& s = rows.sequence;
   const bool no_keys = s.kv_len == 0;  // CANN then writes 0 to all three outputs
   for (int r = 0; r < rows.count; ++r) {
@@ -115,29 +156,29 @@ void finish_rows(const ForwardParams& p, const Microkernel& kernel, const Worksp
                     out.strides.dim);
 }
 
-void forward_rows(const ForwardParams& p, const Microkernel& kernel, const Workspace& w, const Rows& rows) {
+void forward_rows(const Context& c, const Rows& rows) {
+  const auto& [p, kernel, products, w] = c;
   const Geometry& g = p.geometry;
   const Sequence& s = rows.sequence;
   const int64_t kv_head = rows.head / g.group(), row = rows.first;
-  load_query(p, kernel, s, rows.head, row, rows.count, w.query, w.query_ld);
+  load_rows(p, products, query_source(p, s, rows.head, row), rows.count, w.query, w.query_ld);
   std::fill_n(w.out, int64_t{rows.count} * w.value_ld, 0.0f);
   std::fill_n(w.stats, rows.count, first_stats(p, rows.head));
 
   const Interval all = visible_keys_of_rows(p.sparsity, g, s, row, row + rows.count);
   for (int64_t key = all.begin / kKeyBlock * kKeyBlock; key < all.end; key += kKeyBlock) {
     const int keys = static_cast<int>(std::min<int64_t>(kKeyBlock, s.kv_len - key));
-    load_key_transposed(p, kernel, s, kv_head, key, keys, w.key_transposed);
-    kernel.load_rows(p.dtype, at(p.dtype, p.value, s.index, kv_head, s.kv_begin + key), p.value.strides.position,
-                     p.value.strides.dim, keys, static_cast<int>(g.v_dim), w.value, w.value_ld);
+    load_transposed(p, products, key_source(p, s, kv_head, key), keys, w.key, kKeyLeading);
+    load_stacked(p, products, value_source(p, s, kv_head, key), keys, w.value, w.value_ld);
     for (int block = 0; block * kRowBlock < rows.count; ++block) {
       const int64_t first = row + block * kRowBlock;
       const int count = std::min(kRowBlock, rows.count - block * kRowBlock);
       const Interval seen = visible_keys_of_rows(p.sparsity, g, s, first, first + count);
       if (!seen.meets({key, key + keys})) continue;
-      attend(p, kernel, w, {s, rows.head, first, key, count, keys}, block);
+      attend(c, {s, rows.head, first, key, count, keys}, block);
     }
   }
-  finish_rows(p, kernel, w, rows);
+  finish_rows(c, rows);
 }
 
 }  // namespace
@@ -146,20 +187,21 @@ int64_t forward_scratch_bytes(const ForwardParams& p, int threads) {
   const int blocks = row_blocks_per_task(p, threads);
   Scratch counter(nullptr);
   task_blocks(p, blocks, counter);
-  return counter.used() + threads * workspace_bytes(p.geometry, blocks);
+  return counter.used() + threads * workspace_bytes(p.geometry, products_of(p, active_microkernel()), blocks);
 }
 
 void flash_forward(const ForwardParams& p, const Parallel& parallel, void* scratch) {
   const Geometry& g = p.geometry;
   const Microkernel& kernel = active_microkernel();
+  const Products& products = products_of(p, kernel);
   const int blocks = row_blocks_per_task(p, parallel.threads);
   Scratch shared(scratch);
   const Blocks tasks = task_blocks(p, blocks, shared);
-  const int64_t rows_per_task = int64_t{blocks} * kRowBlock, bytes = workspace_bytes(g, blocks);
+  const int64_t rows_per_task = int64_t{blocks} * kRowBlock, bytes = workspace_bytes(g, products, blocks);
   char* workspaces = static_cast<char*>(scratch) + shared.used();
   const auto make_workspace = [&](int thread) {
     Scratch mine(workspaces + thread * bytes);
-    return Workspace(g, blocks, mine);
+    return Workspace(g, products, blocks, mine);
   };
   for_each_task(parallel, tasks.total(), make_workspace, [&](const Workspace& workspace, int64_t task) {
     const Blocks::Place place = tasks.locate(task);
@@ -167,7 +209,7 @@ void flash_forward(const ForwardParams& p, const Parallel& parallel, void* scrat
     // Later rows first: under a causal mask they are the long ones, and the short ones fill the gaps at the end.
     const int64_t first = (tasks.of(s) - 1 - place.block) * rows_per_task;
     const int count = static_cast<int>(std::min(rows_per_task, s.q_len - first));
-    forward_rows(p, kernel, workspace, {s, place.head, first, count});
+    forward_rows({p, kernel, products, workspace}, {s, place.head, first, count});
   });
 }
 

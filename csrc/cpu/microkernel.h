@@ -26,6 +26,11 @@ constexpr int leading(int64_t columns) { return ((padded(columns) / kTileAlign) 
 struct RowVisibility {
   int begin, end;
   const uint8_t* mask;  // one byte per column of the tile, contiguous, or nullptr
+
+  // The same, columns counted from `column`.
+  RowVisibility from(int column) const {
+    return {begin - column, end - column, mask == nullptr ? nullptr : mask + column};
+  }
 };
 
 // Running softmax of one query row.
@@ -34,13 +39,47 @@ struct RowStats {
   float sum;
 };
 
+// How matrix products of tiles are done. Both operands are made of units: `along` numbers that follow each other along
+// the depth of the product, because that is what one instruction multiplies and sums. A float32 is a unit of its own;
+// of bfloat16 the instructions of x86 take 2, that of NEON 4.
+//
+// An operand lies row-major with its units along a row (load_rows, pack_rows: the first factor), or with the units of
+// one number of `depth` in a row (load_transposed, load_stacked, pack_stacked: the second factor, or the first one
+// transposed). Leading dimensions of operands count units.
+struct Products {
+  int along;       // 1: operands are float32 tiles; 2 or 4: bfloat16
+  int unit_bytes;  // 4, or 2 * along
+  int strip;       // rows of c that fill a register tile; a multiple of `along`
+
+  // c[rows][columns] (+)= a[rows][depth] * b[depth][columns], depth in units. Unit (r, p) of a is a[r * a_row +
+  // p * a_depth]; b[p * ldb + n]. columns is padded; rows is any value >= 1, depth any >= 0. c aliases neither.
+  void (*matmul)(int rows, int columns, int depth, const void* a, ptrdiff_t a_row, ptrdiff_t a_depth, const void* b,
+                 int ldb, float* c, int ldc, bool accumulate);
+
+  // Memory of `dtype` to operands, [rows][columns] with strides that count elements; bfloat16 alone where along > 1.
+  // What is left of the last unit and of each row of units, up to ld, becomes 0.
+  void (*load_rows)(DType dtype, const void* source, int64_t row_stride, int64_t column_stride, int rows, int columns,
+                    void* units, int ld);  // [rows][units along columns]
+  void (*load_transposed)(DType dtype, const void* source, int64_t row_stride, int64_t column_stride, int rows,
+                          int columns, void* units, int ld);  // [units along columns][rows]
+  void (*load_stacked)(DType dtype, const void* source, int64_t row_stride, int64_t column_stride, int rows,
+                       int columns, void* units, int ld);  // [units along rows][columns]
+
+  // A float32 tile to operands, rounded to nearest even. columns is padded. nullptr where along == 1: the tile itself
+  // is the operand, row-major and transposed.
+  void (*pack_rows)(int rows, int columns, const float* tile, int ld_tile, void* units, int ld);
+  void (*pack_stacked)(int rows, int columns, const float* tile, int ld_tile, void* units, int ld);
+
+  // Runs `rounds` rounds of independent multiply-adds on registers, with the instructions of matmul; returns the
+  // floating-point operations done. What the machine can do at most, for benchmarks.
+  int64_t (*spin)(int64_t rounds, float* sink);
+};
+
 struct Microkernel {
   const char* name;  // "generic", "avx2", "avx512": a value of ASCENDSPEED_CPU_ISA
 
-  // c[rows][columns] (+)= a[rows][depth] * b[depth][columns]. Element (r, p) of a is at a[r * a_row + p * a_depth],
-  // so a transposed a costs nothing. columns is padded; rows is any value >= 1, depth any >= 0. c aliases neither.
-  void (*matmul)(int rows, int columns, int depth, const float* a, ptrdiff_t a_row, ptrdiff_t a_depth, const float* b,
-                 int ldb, float* c, int ldc, bool accumulate);
+  Products float32;          // of every dtype, converted
+  const Products* bfloat16;  // of bfloat16 as it is, with float32 sums; nullptr where the CPU has no instruction for it
 
   // One tile row of the forward: scores[0, columns) become exp(scale * score - max), 0 where not visible, and
   // stats move on. Returns the factor that what was accumulated so far must be multiplied with.
@@ -65,13 +104,8 @@ struct Microkernel {
   void (*scale_row)(int columns, float factor, float* row);   // row[i] *= factor; columns is padded
   float (*dot)(int columns, const float* a, const float* b);  // columns is padded
 
-  // Memory of `dtype` to a tile and back. Strides count elements. The rest of each tile row, up to ld, becomes 0;
-  // load_transposed turns [rows][columns] into [columns][ld].
-  void (*load_rows)(DType dtype, const void* source, int64_t row_stride, int64_t column_stride, int rows, int columns,
-                    float* tile, int ld);
-  void (*load_transposed)(DType dtype, const void* source, int64_t row_stride, int64_t column_stride, int rows,
-                          int columns, float* tile, int ld);
-  // Rounds to nearest even. Row r is multiplied by factors[r] first where factors is given.
+  // A tile to memory of `dtype`, rounded to nearest even. Row r is multiplied by factors[r] first where factors is
+  // given.
   void (*store_rows)(DType dtype, const float* tile, int ld, int rows, int columns, const float* factors,
                      void* destination, int64_t row_stride, int64_t column_stride);
 };

@@ -5,6 +5,6 @@
 
 namespace ascendspeed::cpu {
 extern const Microkernel kAvx2;
-constexpr Microkernel kAvx2 = make_microkernel("avx2");
+constexpr Microkernel kAvx2 = make_microkernel("avx2", nullptr);
 
 }  // namespace ascendspeed::cpu

@@ -5,6 +5,6 @@
 
 namespace ascendspeed::cpu {
 extern const Microkernel kAvx512;
-constexpr Microkernel kAvx512 = make_microkernel("avx512");
+constexpr Microkernel kAvx512 = make_microkernel("avx512", nullptr);
 
 }  // namespace ascendspeed::cpu

@@ -5,6 +5,6 @@
 
 namespace ascendspeed::cpu {
 extern const Microkernel kGeneric;
-constexpr Microkernel kGeneric = make_microkernel("generic");
+constexpr Microkernel kGeneric = make_microkernel("generic", nullptr);
 
 }  // namespace ascendspeed::cpu

@@ -4,82 +4,17 @@
 // Before including: ASCENDSPEED_VECTOR_BYTES, and ASCENDSPEED_TILE_ROWS x 2 vectors, the register tile of matmul.
 #pragma once
 
+#include "cpu/bf16_operands.h"
 #include "cpu/convert.h"
 #include "cpu/microkernel.h"
 #include "cpu/philox.h"
+#include "cpu/products.h"
 #include "cpu/vector.h"
 
 namespace ascendspeed::cpu {
 namespace {
 
 constexpr float kMinusInfinity = -__builtin_inff();
-
-// Rows x Vectors accumulators stay in registers while depth runs; b streams, a is broadcast.
-template <int Rows, int Vectors>
-inline void matmul_tile(int depth, const float* a, ptrdiff_t a_row, ptrdiff_t a_depth, const float* b, int ldb,
-                        float* c, int ldc, bool accumulate) {
-  Vec sum[Rows][Vectors];
-#pragma GCC unroll 16
-  for (int r = 0; r < Rows; ++r) {
-#pragma GCC unroll 2
-    for (int v = 0; v < Vectors; ++v) sum[r][v] = accumulate ? load(c + r * ldc + v * kWidth) : Vec{};
-  }
-  for (int p = 0; p < depth; ++p) {
-    Vec columns[Vectors];
-#pragma GCC unroll 2
-    for (int v = 0; v < Vectors; ++v) columns[v] = load(b + static_cast<ptrdiff_t>(p) * ldb + v * kWidth);
-#pragma GCC unroll 16
-    for (int r = 0; r < Rows; ++r) {
-      const Vec value = broadcast(a[r * a_row + p * a_depth]);
-#pragma GCC unroll 2
-      for (int v = 0; v < Vectors; ++v) sum[r][v] += value * columns[v];
-    }
-  }
-#pragma GCC unroll 16
-  for (int r = 0; r < Rows; ++r) {
-#pragma GCC unroll 2
-    for (int v = 0; v < Vectors; ++v) store(c + r * ldc + v * kWidth, sum[r][v]);
-  }
-}
-
-using MatmulTile = void (*)(int, const float*, ptrdiff_t, ptrdiff_t, const float*, int, float*, int, bool);
-
-// kTails<V>[r]: the tile of r rows and V vectors.
-template <int Vectors, int... Row>
-struct TileTable {
-  static constexpr MatmulTile entries[] = {nullptr, matmul_tile<Row + 1, Vectors>...};
-};
-template <int Vectors, int Count, int... Row>
-struct MakeTiles : MakeTiles<Vectors, Count - 1, Count - 1, Row...> {};
-template <int Vectors, int... Row>
-struct MakeTiles<Vectors, 0, Row...> : TileTable<Vectors, Row...> {};
-
-template <int Vectors>
-void matmul_columns(int rows, int depth, const float* a, ptrdiff_t a_row, ptrdiff_t a_depth, const float* b, int ldb,
-                    float* c, int ldc, bool accumulate) {
-  constexpr int kRows = ASCENDSPEED_TILE_ROWS;
-  int r = 0;
-  for (; r + kRows <= rows; r += kRows) {
-    matmul_tile<kRows, Vectors>(depth, a + r * a_row, a_row, a_depth, b, ldb, c + static_cast<ptrdiff_t>(r) * ldc, ldc,
-                                accumulate);
-  }
-  if (r < rows) {
-    MakeTiles<Vectors, kRows>::entries[rows - r](depth, a + r * a_row, a_row, a_depth, b, ldb,
-                                                 c + static_cast<ptrdiff_t>(r) * ldc, ldc, accumulate);
-  }
-}
-
-void matmul(int rows, int columns, int depth, const float* a, ptrdiff_t a_row, ptrdiff_t a_depth, const float* b,
-            int ldb, float* c, int ldc, bool accumulate) {
-  // Columns outside, rows inside: one strip of b stays in the first-level cache while all of a passes.
-  int n = 0;
-  for (; n + 2 * kWidth <= columns; n += 2 * kWidth) {
-    matmul_columns<2>(rows, depth, a, a_row, a_depth, b + n, ldb, c + n, ldc, accumulate);
-  }
-  for (; n < columns; n += kWidth) {
-    matmul_columns<1>(rows, depth, a, a_row, a_depth, b + n, ldb, c + n, ldc, accumulate);
-  }
-}
 
 inline IntVec visible_lanes(const RowVisibility& visible, int first) {
   const IntVec column = column_index(first);
@@ -98,7 +33,7 @@ inline bool whole_row(const RowVisibility& visible, int columns) {
 
 bool any_visible(const RowVisibility& visible) {
   if (visible.mask == nullptr) return visible.begin < visible.end;
-  for (int c = visible.begin; c < visible.end; ++c) {
+  for (int c = visible.begin < 0 ? 0 : visible.begin; c < visible.end; ++c) {
     if (visible.mask[c] == 0) return true;
   }
   return false;
@@ -195,9 +130,27 @@ float dot(int columns, const float* a, const float* b) {
   return horizontal_sum(sum);
 }
 
-constexpr Microkernel make_microkernel(const char* name) {
-  return {name,          matmul,    softmax_row, softmax_grad_row, add_row,         distance_row, drop_row,
-          generate_keep, scale_row, dot,         load_rows,        load_transposed, store_rows};
+constexpr Products kFloat32 = {
+    1,       4,       ASCENDSPEED_TILE_ROWS, matmul<FloatUnits>, load_rows, load_transposed, load_rows,
+    nullptr, nullptr, spin<FloatUnits>};
+
+template <int Along>
+constexpr Products make_bfloat16(int strip, decltype(Products::matmul) matmul, decltype(Products::spin) spin) {
+  return {Along,
+          2 * Along,
+          strip,
+          matmul,
+          load_bf16_rows<Along>,
+          load_bf16_transposed<Along>,
+          load_bf16_stacked<Along>,
+          pack_bf16_rows<Along>,
+          pack_bf16_stacked<Along>,
+          spin};
+}
+
+constexpr Microkernel make_microkernel(const char* name, const Products* bfloat16) {
+  return {name,     kFloat32,      bfloat16,  softmax_row, softmax_grad_row, add_row, distance_row,
+          drop_row, generate_keep, scale_row, dot,         store_rows};
 }
 
 }  // namespace

@@ -103,7 +103,7 @@ class PseBackward {
   // Leaves the gradients of a tile's scores in w_.dp; false where there are none.
   bool gradients(const Tile& tile) const {
     const Interval seen = visible_keys_of_rows(p_.sparsity, g_, tile.sequence, tile.row, tile.row + tile.rows);
-    return seen.meets({tile.key, tile.key + tile.keys}) && t_.gradients(w_, tile, grad_scale_);
+    return seen.meets({tile.key, tile.key + tile.keys}) && t_.gradients(w_, tile, t_.strips_of(tile), grad_scale_);
   }
   void load_keys(const Sequence& s, int64_t head, int64_t key) const { t_.load_keys(w_, s, head / g_.group(), key); }
   // Columns of a tile that begins at `key` whose keys lie at or before `row`.
@@ -159,7 +159,8 @@ void pse_backward(const BackwardTile& backward, const Parallel& parallel, void* 
     float* first_row;
   };
   const auto make_workspace = [&](int thread) {
-    return Workspace{BackwardWorkspace::at(workspaces, thread, g), shared.first_rows + thread * g.kv_len};
+    return Workspace{BackwardWorkspace::at(workspaces, thread, g, backward.products),
+                     shared.first_rows + thread * g.kv_len};
   };
   const Geometry whole = parts(p);
   const int64_t tasks = p.pse.compressed ? whole.batch * g.heads : shared.keys.total();

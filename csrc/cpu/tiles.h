@@ -16,6 +16,7 @@ constexpr int kRowBlock = 72;
 constexpr int kKeyBlock = 96;
 static_assert(kKeyBlock >= kRowBlock);  // the backward keeps a block of rows in a tile of keys
 constexpr int kKeyLeading = leading(kKeyBlock);
+constexpr int kLeastStrip = 6;  // of any Products::strip
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -62,42 +63,90 @@ struct Tile {
   int rows, keys;
 };
 
-// Rows [position, position + rows) of one head to tile rows of `ld` floats: the columns of `view`, then those of
-// `rope`.
-inline void load_rows(const AttentionParams& p, const Microkernel& kernel, const ConstView& view, int columns,
-                      const ConstView& rope, int rope_columns, int64_t b, int64_t head, int64_t position, int rows,
-                      float* tile, int ld) {
-  kernel.load_rows(p.dtype, at(p.dtype, view, b, head, position), view.strides.position, view.strides.dim, rows,
-                   columns, tile, ld);
-  if (rope_columns == 0) return;
+// The instructions for this problem's products. A unit of several numbers must not lie partly in query and partly in
+// query_rope.
+inline const Products& products_of(const AttentionParams& p, const Microkernel& kernel) {
+  const bool fits =
+      kernel.bfloat16 != nullptr && (p.geometry.rope_dim == 0 || p.geometry.qk_dim % kernel.bfloat16->along == 0);
+  return p.dtype == DType::kBFloat16 && fits ? *kernel.bfloat16 : kernel.float32;
+}
+
+// Numbers along the depth of a product, in units.
+inline int units(const Products& products, int64_t numbers) {
+  return static_cast<int>(ceil_div(numbers, products.along));
+}
+inline const void* unit(const Products& products, const void* operand, int64_t index) {
+  return static_cast<const char*>(operand) + index * products.unit_bytes;
+}
+inline void* unit(const Products& products, void* operand, int64_t index) {
+  return const_cast<void*>(unit(products, static_cast<const void*>(operand), index));
+}
+
+// Where an operand comes from: a view of query, key, value or dy, and what lies beside it in a head. Positions count
+// from the beginning of the sequence.
+struct Source {
+  const ConstView& view;
+  int64_t columns;
+  const ConstView& rope;
+  int64_t rope_columns;
+  int64_t batch, head, position;
+};
+inline Source query_source(const AttentionParams& p, const Sequence& s, int64_t head, int64_t row) {
+  const Geometry& g = p.geometry;
+  return {p.query, g.qk_dim, p.query_rope, g.rope_dim, s.index, head, s.q_begin + row};
+}
+inline Source key_source(const AttentionParams& p, const Sequence& s, int64_t kv_head, int64_t key) {
+  const Geometry& g = p.geometry;
+  return {p.key, g.qk_dim, p.key_rope, g.rope_dim, s.index, kv_head, s.kv_begin + key};
+}
+inline Source value_source(const AttentionParams& p, const Sequence& s, int64_t kv_head, int64_t key) {
+  return {p.value, p.geometry.v_dim, p.value, 0, s.index, kv_head, s.kv_begin + key};
+}
+inline Source row_source(const AttentionParams& p, const ConstView& view, const Sequence& s, int64_t head,
+                         int64_t row) {
+  return {view, p.geometry.v_dim, view, 0, s.index, head, s.q_begin + row};
+}
+
+// `rows` positions to an operand whose units lie along the head; ld in units.
+inline void load_rows(const AttentionParams& p, const Products& products, const Source& from, int rows, void* to,
+                      int ld) {
+  const auto load = [&](const ConstView& view, int64_t columns, int first, int count, void* out, int width) {
+    products.load_rows(p.dtype, at(p.dtype, view, from.batch, from.head, from.position + first), view.strides.position,
+                       view.strides.dim, count, static_cast<int>(columns), out, width);
+  };
+  load(from.view, from.columns, 0, rows, to, ld);
+  if (from.rope_columns == 0) return;
+  const int beside = units(products, from.columns);
   for (int r = 0; r < rows; ++r) {  // one by one: the rest of each row is filled, which must not reach into the next
-    kernel.load_rows(p.dtype, at(p.dtype, rope, b, head, position + r), 0, rope.strides.dim, 1, rope_columns,
-                     tile + static_cast<int64_t>(r) * ld + columns, ld - columns);
+    load(from.rope, from.rope_columns, r, 1, unit(products, to, int64_t{r} * ld + beside), ld - beside);
   }
 }
 
-// Blocks of query (and query_rope) and of key (and key_rope), transposed for keys.
-inline void load_query(const AttentionParams& p, const Microkernel& kernel, const Sequence& s, int64_t head,
-                       int64_t row, int rows, float* tile, int ld) {
-  const Geometry& g = p.geometry;
-  load_rows(p, kernel, p.query, static_cast<int>(g.qk_dim), p.query_rope, static_cast<int>(g.rope_dim), s.index, head,
-            s.q_begin + row, rows, tile, ld);
-}
-inline void load_key(const AttentionParams& p, const Microkernel& kernel, const Sequence& s, int64_t kv_head,
-                     int64_t key, int keys, float* tile, int ld) {
-  const Geometry& g = p.geometry;
-  load_rows(p, kernel, p.key, static_cast<int>(g.qk_dim), p.key_rope, static_cast<int>(g.rope_dim), s.index, kv_head,
-            s.kv_begin + key, keys, tile, ld);
-}
-inline void load_key_transposed(const AttentionParams& p, const Microkernel& kernel, const Sequence& s, int64_t kv_head,
-                                int64_t key, int keys, float* tile) {
-  const Geometry& g = p.geometry;
-  const auto load = [&](const ConstView& view, int64_t columns, float* to) {
-    kernel.load_transposed(p.dtype, at(p.dtype, view, s.index, kv_head, s.kv_begin + key), view.strides.position,
-                           view.strides.dim, keys, static_cast<int>(columns), to, kKeyLeading);
+// The same, transposed: a line of `ld` units, one for each position, for each unit along the head.
+inline void load_transposed(const AttentionParams& p, const Products& products, const Source& from, int rows, void* to,
+                            int ld) {
+  const auto load = [&](const ConstView& view, int64_t columns, void* out) {
+    products.load_transposed(p.dtype, at(p.dtype, view, from.batch, from.head, from.position), view.strides.position,
+                             view.strides.dim, rows, static_cast<int>(columns), out, ld);
   };
-  load(p.key, g.qk_dim, tile);
-  if (g.rope_dim > 0) load(p.key_rope, g.rope_dim, tile + g.qk_dim * kKeyLeading);
+  load(from.view, from.columns, to);
+  if (from.rope_columns == 0) return;
+  load(from.rope, from.rope_columns, unit(products, to, int64_t{units(products, from.columns)} * ld));
+}
+
+// Units along the positions: a line of `ld` units, one for each number of the head.
+inline void load_stacked(const AttentionParams& p, const Products& products, const Source& from, int rows, void* to,
+                         int ld) {
+  const auto load = [&](const ConstView& view, int64_t columns, int first, int count, void* out, int width) {
+    products.load_stacked(p.dtype, at(p.dtype, view, from.batch, from.head, from.position + first),
+                          view.strides.position, view.strides.dim, count, static_cast<int>(columns), out, width);
+  };
+  load(from.view, from.columns, 0, rows, to, ld);
+  if (from.rope_columns == 0) return;
+  for (int r = 0; r < rows; r += products.along) {
+    void* out = unit(products, to, int64_t{r / products.along} * ld + from.columns);
+    load(from.rope, from.rope_columns, r, std::min(products.along, rows - r), out, ld - static_cast<int>(from.columns));
+  }
 }
 
 // Copies the mask of a tile to contiguous rows of kKeyLeading bytes. False when every byte of it excludes, so that
@@ -153,10 +202,12 @@ inline float add_pse(const AttentionParams& p, const Microkernel& kernel, const 
       const int64_t stored = std::max<int64_t>(row - first_stored, 0), moved = std::max<int64_t>(first_stored - row, 0);
       const int columns = static_cast<int>(std::clamp<int64_t>(row + 1 - tile.key, 0, tile.keys));
       const int64_t element = plane.origin + stored * plane.row + (tile.key + moved) * plane.column;
-      kernel.load_rows(pse.dtype, offset(pse.dtype, pse.data, element), 0, plane.column, 1, columns, to, kKeyLeading);
+      kernel.float32.load_rows(pse.dtype, offset(pse.dtype, pse.data, element), 0, plane.column, 1, columns, to,
+                               kKeyLeading);
     } else {
       const int64_t element = plane.origin + row * plane.row + tile.key * plane.column;
-      kernel.load_rows(pse.dtype, offset(pse.dtype, pse.data, element), 0, plane.column, 1, tile.keys, to, kKeyLeading);
+      kernel.float32.load_rows(pse.dtype, offset(pse.dtype, pse.data, element), 0, plane.column, 1, tile.keys, to,
+                               kKeyLeading);
     }
     kernel.add_row(kKeyLeading, pse.before(p.scale), to, scores + r * kKeyLeading);
   }
@@ -170,5 +221,53 @@ inline RowVisibility row_visibility(const AttentionParams& p, const Tile& tile, 
           static_cast<int>(std::clamp<int64_t>(keys.end - tile.key, 0, tile.keys)),
           mask == nullptr ? nullptr : mask + r * kKeyLeading};
 }
+
+// Rows [row, row + rows) of a tile, and the columns [begin, end) that hold every key one of them may see; both are
+// multiples of kTileAlign, and equal where there is no such key.
+struct Strip {
+  int row, rows, begin, end;
+  bool empty() const { return begin >= end; }
+};
+
+// A tile in strips. One on the edge of what is visible is cut into strips as high as a register tile, so that hardly
+// more is computed than is seen; one inside is a single strip.
+class Strips {
+ public:
+  Strips(const AttentionParams& p, const Tile& tile, int height) : rows_(tile.rows) {
+    const RowVisibility first = row_visibility(p, tile, 0, nullptr);
+    const RowVisibility last = row_visibility(p, tile, tile.rows - 1, nullptr);
+    // Both ends of the interval grow with the row.
+    inside_ = last.begin == 0 && first.end == tile.keys;
+    height_ = inside_ ? tile.rows : height;
+    for (int row = 0; row < tile.rows; row += height_) {
+      const int rows = std::min(height_, tile.rows - row);
+      const int begin = row_visibility(p, tile, row, nullptr).begin;
+      const int end = row_visibility(p, tile, row + rows - 1, nullptr).end;
+      strips_[count_++] =
+          begin < end ? Strip{row, rows, begin / kTileAlign * kTileAlign, padded(end)} : Strip{row, rows, 0, 0};
+    }
+  }
+
+  // Whether every row may see every key; a mask may still exclude some.
+  bool inside() const { return inside_; }
+  const Strip* begin() const { return strips_; }
+  const Strip* end() const { return strips_ + count_; }
+
+  // Rows [begin, end) of the strips that hold one of the columns [first, last).
+  Interval rows_of(int first, int last) const {
+    int64_t from = rows_, to = 0;
+    for (const Strip& strip : *this) {
+      if (strip.empty() || strip.begin >= last || strip.end <= first) continue;
+      from = std::min<int64_t>(from, strip.row);
+      to = strip.row + strip.rows;
+    }
+    return {from, to};
+  }
+
+ private:
+  int rows_, height_, count_ = 0;
+  bool inside_;
+  Strip strips_[kRowBlock / kLeastStrip + 1];
+};
 
 }  // namespace ascendspeed::cpu

@@ -17,6 +17,8 @@ typedef float Vec __attribute__((vector_size(ASCENDSPEED_VECTOR_BYTES)));
 typedef int32_t IntVec __attribute__((vector_size(ASCENDSPEED_VECTOR_BYTES)));
 typedef uint32_t UintVec __attribute__((vector_size(ASCENDSPEED_VECTOR_BYTES)));
 typedef float UnalignedVec __attribute__((vector_size(ASCENDSPEED_VECTOR_BYTES), aligned(4), may_alias));
+typedef uint32_t UnalignedUintVec __attribute__((vector_size(ASCENDSPEED_VECTOR_BYTES), aligned(2), may_alias));
+typedef uint32_t Word __attribute__((may_alias));
 typedef uint16_t HalfVec __attribute__((vector_size(ASCENDSPEED_VECTOR_BYTES / 2), aligned(2), may_alias));
 typedef uint8_t ByteVec __attribute__((vector_size(ASCENDSPEED_VECTOR_BYTES / 4), aligned(1), may_alias));
 
@@ -32,16 +34,68 @@ inline IntVec column_index(int first) {
   return v;
 }
 
-inline float horizontal_sum(Vec v) {
-  float sum = 0;
-  for (int i = 0; i < kWidth; ++i) sum += v[i];
-  return sum;
+// Lane i from lane i + Step of the lower or upper half, so that log2(kWidth) steps combine all.
+template <int Step>
+inline Vec rotate(Vec v) {
+  IntVec lanes;
+  for (int i = 0; i < kWidth; ++i) lanes[i] = (i + Step) % kWidth;
+  return __builtin_shuffle(v, lanes);
 }
 
+template <int Step = kWidth / 2>
+inline float horizontal_sum(Vec v) {
+  if constexpr (Step == 0) {
+    return v[0];
+  } else {
+    return horizontal_sum<Step / 2>(v + rotate<Step>(v));
+  }
+}
+
+template <int Step = kWidth / 2>
 inline float horizontal_max(Vec v) {
-  float max = v[0];
-  for (int i = 1; i < kWidth; ++i) max = v[i] > max ? v[i] : max;
-  return max;
+  if constexpr (Step == 0) {
+    return v[0];
+  } else {
+    const Vec other = rotate<Step>(v);
+    return horizontal_max<Step / 2>(other > v ? other : v);
+  }
+}
+
+// kWidth x kWidth numbers, or words of two halves, in place: each step exchanges the blocks off the diagonal.
+template <int Step = kWidth / 2>
+inline void transpose(Vec (&rows)[kWidth]) {
+  if constexpr (Step > 0) {
+    IntVec low, high;
+    for (int lane = 0; lane < kWidth; ++lane) {
+      low[lane] = (lane & Step) == 0 ? lane : kWidth + lane - Step;
+      high[lane] = (lane & Step) == 0 ? lane + Step : kWidth + lane;
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < kWidth; ++i) {
+      if ((i & Step) != 0) continue;
+      const Vec a = rows[i], b = rows[i + Step];
+      rows[i] = __builtin_shuffle(a, b, low);
+      rows[i + Step] = __builtin_shuffle(a, b, high);
+    }
+    transpose<Step / 2>(rows);
+  }
+}
+
+// kWidth columns of `rows` rows to kWidth lines of `ld` floats, the rest of each 0. row(r): those columns of row r.
+template <typename Row>
+inline void transpose_lines(int rows, int ld, float* lines, Row&& row) {
+  int r = 0;
+  for (; r < rows; r += kWidth) {
+    Vec block[kWidth];
+#pragma GCC unroll 16
+    for (int i = 0; i < kWidth; ++i) block[i] = r + i < rows ? row(r + i) : Vec{};
+    transpose(block);
+#pragma GCC unroll 16
+    for (int i = 0; i < kWidth; ++i) store(lines + static_cast<ptrdiff_t>(i) * ld + r, block[i]);
+  }
+  for (; r < ld; r += kWidth) {
+    for (int i = 0; i < kWidth; ++i) store(lines + static_cast<ptrdiff_t>(i) * ld + r, Vec{});
+  }
 }
 
 // exp(x) for x <= 0 up to rounding, within 2 ulp; below -87.3 it is 0 (a denormal result is flushed), NaN stays NaN.

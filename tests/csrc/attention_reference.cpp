@@ -5,6 +5,8 @@
 
 #include <cfloat>
 
+#include "cpu/microkernel.h"
+
 namespace ascendspeed::test {
 namespace {
 
@@ -12,7 +14,9 @@ constexpr double kU = 0x1p-24;
 constexpr double kFlush = 2.0 * FLT_MIN;          // exp gives 0 where its result would be denormal
 constexpr double kDenormal = 2.0 * FLT_MIN * kU;  // what a product that underflows may lose
 constexpr double kExpUlps = 4.0;                  // exp is within 2 ulp = 4 u
-constexpr int64_t kKeysPerStep = 16;              // of the online softmax, at least
+// Products of bfloat16 round P and dS to bfloat16 first, and take for 0 what lies below the smallest normal number.
+constexpr double kWeightU = 0x1p-8, kLost = FLT_MIN;
+constexpr int64_t kKeysPerStep = 16;  // of the online softmax, at least
 
 bool visible(const AttentionCase& c, int64_t b, int64_t n, int64_t i, int64_t j) {
   if (!c.masked) return true;
@@ -88,22 +92,24 @@ double dropout_factor(const AttentionCase& c, int64_t b, int64_t n, int64_t i, i
 
 struct Dot {
   double sum = 0.0, magnitude = 0.0;
+  double terms = 0.0;  // of numbers and products that may each be lost
   void add(const double* a, const double* b, int64_t count) {
     for (int64_t d = 0; d < count; ++d) {
       sum += a[d] * b[d];
       magnitude += std::abs(a[d] * b[d]);
+      terms += std::abs(a[d]) + std::abs(b[d]) + 1.0;
     }
   }
 };
 
-// Adds factor * x to the gradient, and error * |x| to its bound.
-void accumulate(Bounded& to, const double* at, double factor, double error, const double* x) {
+// Adds factor * x to the gradient, and error * |x| and what a product may lose to its bound.
+void accumulate(Bounded& to, const double* at, double factor, double error, double lost, const double* x) {
   const int64_t first = at - to.value.values.data();
   double* const value = to.value.values.data() + first;
   double* const bound = to.error.values.data() + first;
   for (int64_t d = 0; d < to.value.sizes[3]; ++d) {
     value[d] += factor * x[d];
-    bound[d] += error * std::abs(x[d]) + kDenormal;
+    bound[d] += error * std::abs(x[d]) + kDenormal + lost * (1.0 + std::abs(factor) + std::abs(x[d]));
   }
 }
 
@@ -121,6 +127,10 @@ void round_once(Bounded& result, DType dtype) {
 class Reference {
  public:
   explicit Reference(const AttentionCase& problem) : c(problem) {
+    if (c.dtype == DType::kBFloat16 && cpu::active_microkernel().bfloat16 != nullptr) {
+      weight_u = kWeightU;
+      lost = kLost;
+    }
     const int64_t stats = (c.packed ? c.q_total() : c.rows_before(c.batch())) * c.heads;
     e.attention_out = Bounded(c.dy.sizes);
     e.softmax_max = e.softmax_sum = Bounded({1, 1, 1, stats});
@@ -173,7 +183,7 @@ class Reference {
     double* const out_error = e.attention_out.error.at(tb, n, q_row);
 
     std::vector<Score> seen;
-    double magnitude = 0.0;
+    double magnitude = 0.0, lost_in_score = 0.0;
     double max = c.has_sink ? c.sink[n] : -std::numeric_limits<double>::infinity();
     for (int64_t j = 0; j < keys; ++j) {
       if (!visible(c, b, n, i, j)) continue;
@@ -183,6 +193,7 @@ class Reference {
       const double added = shift(c, b, n, i, j);
       seen.push_back({j, c.scale * qk.sum + added, dropout_factor(c, b, n, i, j), 0.0});
       magnitude = std::max(magnitude, std::abs(c.scale) * qk.magnitude + std::abs(added));
+      lost_in_score = std::max(lost_in_score, std::abs(c.scale) * lost * qk.terms);
       max = std::max(max, seen.back().score);
     }
     const int64_t stat =
@@ -196,7 +207,7 @@ class Reference {
     double sum = c.has_sink ? std::exp(c.sink[n] - max) : 0.0;
     for (Score& s : seen) sum += s.p = std::exp(s.score - max);
     // A score: products summed, a shift (distance, root, slope: three roundings) added, then scaled.
-    const double score_error = static_cast<double>(c.qk_dim + c.rope_dim + 6) * kU * magnitude;
+    const double score_error = static_cast<double>(c.qk_dim + c.rope_dim + 6) * kU * magnitude + lost_in_score;
     // exp(score - max): errors of both, rounding of the subtraction, exp. The rescaling factors of the online softmax
     // multiply up to exp(total rise of the maximum), with one exp and one product for each step.
     const double spread = 2 * magnitude + (c.has_sink ? 2 * std::abs(c.sink[n]) : 0.0);
@@ -213,7 +224,9 @@ class Reference {
       const double* v = key_at(c.value, s.j);
       for (int64_t d = 0; d < c.v_dim; ++d) {
         out[d] += s.p * s.factor * v[d];
-        out_error[d] += ((2 * sum_error + 5 * kU) * s.p + kFlush) * s.factor * std::abs(v[d]) + kDenormal;
+        const double weight = 2 * sum_error + 5 * kU + weight_u * (1 + 2 * sum_error);
+        out_error[d] += (weight * s.p + kFlush) * s.factor * std::abs(v[d]) + kDenormal +
+                        lost * (1.0 + s.p * s.factor + std::abs(v[d]));
       }
     }
 
@@ -234,16 +247,18 @@ class Reference {
       Dot dyv;
       dyv.add(dy, v, c.v_dim);
       const double difference = dyv.sum * s.factor - delta, ds = s.p * difference;
-      const double ds_error = s.p * (static_cast<double>(c.v_dim + 4) * kU * dyv.magnitude * s.factor + delta_error) +
-                              std::abs(ds) * (p_error + 4 * kU) + kFlush * std::abs(difference) + 2 * kDenormal;
-      const double by_row = std::abs(c.scale) * (ds_error + static_cast<double>(keys + 2) * kU * std::abs(ds));
-      const double by_key = std::abs(c.scale) * (ds_error + (summed_rows + 2) * kU * std::abs(ds));
-      accumulate(e.dq, e.dq.value.at(tb, n, q_row), c.scale * ds, by_row, k);
-      accumulate(e.dq_rope, e.dq_rope.value.at(tb, n, q_row), c.scale * ds, by_row, k_rope);
-      accumulate(e.dk, key_at(e.dk.value, s.j), c.scale * ds, by_key, q);
-      accumulate(e.dk_rope, key_at(e.dk_rope.value, s.j), c.scale * ds, by_key, q_rope);
-      const double z = s.p * s.factor;
-      accumulate(e.dv, key_at(e.dv.value, s.j), z, z * (p_error + (summed_rows + 4) * kU) + kFlush * s.factor, dy);
+      const double dp_error = static_cast<double>(c.v_dim + 4) * kU * dyv.magnitude + lost * dyv.terms;
+      const double ds_error = s.p * (dp_error * s.factor + delta_error) + std::abs(ds) * (p_error + 4 * kU) +
+                              kFlush * std::abs(difference) + 2 * kDenormal;
+      const double packed = ds_error + weight_u * (std::abs(ds) + ds_error);
+      const double by_row = std::abs(c.scale) * (packed + static_cast<double>(keys + 2) * kU * std::abs(ds));
+      const double by_key = std::abs(c.scale) * (packed + (summed_rows + 2) * kU * std::abs(ds));
+      accumulate(e.dq, e.dq.value.at(tb, n, q_row), c.scale * ds, by_row, lost, k);
+      accumulate(e.dq_rope, e.dq_rope.value.at(tb, n, q_row), c.scale * ds, by_row, lost, k_rope);
+      accumulate(e.dk, key_at(e.dk.value, s.j), c.scale * ds, by_key, lost, q);
+      accumulate(e.dk_rope, key_at(e.dk_rope.value, s.j), c.scale * ds, by_key, lost, q_rope);
+      const double z = s.p * s.factor, z_error = p_error + (summed_rows + 4) * kU + weight_u * (1 + p_error);
+      accumulate(e.dv, key_at(e.dv.value, s.j), z, z * z_error + kFlush * s.factor, lost, dy);
       if (c.pse.count() > 0 && c.pse_type < 2) {
         const double by = c.pse_type == 1 ? c.scale : 1.0;
         const size_t index = static_cast<size_t>(pse_index(c, b, n, i, s.j));
@@ -260,6 +275,7 @@ class Reference {
   }
 
   const AttentionCase& c;
+  double weight_u = 0.0, lost = 0.0;
   Expected e;
 };
 

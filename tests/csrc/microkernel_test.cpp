@@ -42,7 +42,7 @@ void check_matmul(const cpu::Microkernel& kernel, Random& random) {
   const Floats b(random, int64_t{depth - 1} * ldb + columns, 1.0);
   const Floats c(random, int64_t{rows - 1} * ldc + columns, 1.0);
   const std::vector<double> before = c.copy();
-  kernel.matmul(rows, columns, depth, a.data(), a_row, a_depth, b.data(), ldb, c.data(), ldc, accumulate);
+  kernel.float32.matmul(rows, columns, depth, a.data(), a_row, a_depth, b.data(), ldb, c.data(), ldc, accumulate);
   for (int64_t i = 0; i < c.count; ++i) {
     const int64_t r = i / ldc, n = i % ldc;
     if (n >= columns) {
@@ -180,14 +180,15 @@ void check_loads(const cpu::Microkernel& kernel, Random& random) {
   image.write(tensor);
   const int ld = cpu::padded(columns) + cpu::kTileAlign * static_cast<int>(random.whole(0, 1));
   const Floats tile(int64_t{rows} * ld);
-  kernel.load_rows(dtype, image.memory.data(), image.strides[2], image.strides[3], rows, columns, tile.data(), ld);
+  kernel.float32.load_rows(dtype, image.memory.data(), image.strides[2], image.strides[3], rows, columns, tile.data(),
+                           ld);
   for (int64_t i = 0; i < tile.count; ++i) {
     expect("load_rows", i, tile[i], i % ld < columns ? tensor.at(0, 0, i / ld)[i % ld] : 0.0, 0.0);
   }
   const int transposed_ld = cpu::padded(rows) + cpu::kTileAlign * static_cast<int>(random.whole(0, 1));
   const Floats transposed(int64_t{columns} * transposed_ld);
-  kernel.load_transposed(dtype, image.memory.data(), image.strides[2], image.strides[3], rows, columns,
-                         transposed.data(), transposed_ld);
+  kernel.float32.load_transposed(dtype, image.memory.data(), image.strides[2], image.strides[3], rows, columns,
+                                 transposed.data(), transposed_ld);
   for (int64_t i = 0; i < transposed.count; ++i) {
     const int64_t r = i % transposed_ld, c = i / transposed_ld;
     expect("load_transposed", i, transposed[i], r < rows ? tensor.at(0, 0, r)[c] : 0.0, 0.0);
@@ -225,7 +226,7 @@ void check_conversions() {
   for (DType dtype : {DType::kFloat16, DType::kBFloat16}) {
     const FloatFormat& format = format_of(dtype);
     const Floats numbers(kCodes);
-    kernel.load_rows(dtype, codes.data(), 0, 1, 1, kCodes, numbers.data(), kCodes);
+    kernel.float32.load_rows(dtype, codes.data(), 0, 1, 1, kCodes, numbers.data(), kCodes);
     for (int i = 0; i < kCodes; ++i) expect("load_rows: code", i, numbers[i], format.decode(i), 0.0);
 
     // Between every number and the next: at the tie, one float below and one above. One at a time too: the tail of a
