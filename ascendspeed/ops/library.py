@@ -4,6 +4,8 @@ No arithmetic and no rule lives here: rules are csrc/attention/rules.cpp, which 
 csrc/torch/schema.cpp.
 """
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -12,7 +14,7 @@ from torch import Tensor
 from ascendspeed import _C  # type: ignore[attr-defined]
 from ascendspeed.ops import layout
 
-__all__ = ["active_isa", "check_forward", "gives_dpse"]
+__all__ = ["active_isa", "check_forward", "gives_dpse", "multiplies_bfloat16", "peak_gflops"]
 
 _FORWARD = torch.ops.ascendspeed.flash_attention_score.default
 _BACKWARD = torch.ops.ascendspeed.flash_attention_score_grad.default
@@ -23,12 +25,42 @@ _PSE, _SINK, _QUERY_ROPE, _KEY_ROPE = (
 
 
 def active_isa() -> str:
-    """Name of the instruction set the CPU kernels run on ("generic", "avx2", "avx512").
+    """Name of the instruction set the CPU kernels run on, a value of ASCENDSPEED_CPU_ISA (docs/environment.md).
 
     Raises:
         ValueError: the environment variable ASCENDSPEED_CPU_ISA names one that this machine lacks.
     """
     return _C.active_isa()
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether the CPU kernels multiply bfloat16 as it is, with float32 sums, instead of converting it to float32.
+
+    Then P and dS are rounded to bfloat16 before they are multiplied, as the operator's specification has it, and numbers
+    below the smallest normal one count as 0.
+    """
+    return _C.multiplies_bfloat16()
+
+
+def peak_gflops(dtype: torch.dtype, seconds: float = 0.2) -> float:
+    """What this machine can multiply and add at most, in GFLOP/s: a loop on registers, beside which a kernel is judged.
+
+    It runs on torch.get_num_threads() threads with the instructions that the kernels use for the dtype.
+
+    Args:
+        dtype: torch.float32, or torch.bfloat16 or torch.float16.
+        seconds: about how long to measure.
+    """
+    threads, bfloat16 = torch.get_num_threads(), dtype == torch.bfloat16
+    rounds = 1000
+    with ThreadPoolExecutor(threads) as pool:
+        while True:
+            start = time.perf_counter()
+            operations = sum(pool.map(lambda _: _C.spin(bfloat16, rounds), range(threads)))
+            elapsed = time.perf_counter() - start
+            if elapsed >= seconds / 2:
+                return operations / elapsed / 1e9
+            rounds = int(rounds * min(100.0, seconds / max(elapsed, 1e-9))) + 1
 
 
 def gives_dpse(pse: Tensor | None) -> bool:

@@ -78,4 +78,16 @@ PYBIND11_MODULE(_C, m) {
   m.def(
       "active_isa", [] { return std::string(ascendspeed::cpu::active_microkernel().name); },
       "Name of the instruction set the CPU kernels run on.");
+  m.def(
+      "multiplies_bfloat16", [] { return ascendspeed::cpu::active_microkernel().bfloat16 != nullptr; },
+      "Whether the CPU kernels multiply bfloat16 as it is, instead of converting it to float32.");
+  m.def(
+      "spin",
+      [](bool bfloat16, int64_t rounds) {
+        const ascendspeed::cpu::Microkernel& kernel = ascendspeed::cpu::active_microkernel();
+        const py::gil_scoped_release release;
+        float sink;
+        return (bfloat16 && kernel.bfloat16 != nullptr ? *kernel.bfloat16 : kernel.float32).spin(rounds, &sink);
+      },
+      "Run rounds of multiply-adds on registers in this thread; returns the floating-point operations done.");
 }

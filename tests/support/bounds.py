@@ -1,4 +1,4 @@
-"""How far a kernel that works in float32 may be from the float64 reference, element by element.
+"""How far a kernel that sums in float32 may be from the float64 reference, element by element.
 
 To first order in u = 2^-24, the rounding unit of float32 (Higham, Accuracy and Stability of Numerical Algorithms,
 chapter 3: a sum of n terms is off by at most n u times the sum of magnitudes, in any order). Where a relative error is
@@ -16,10 +16,14 @@ import torch
 from torch import Tensor
 
 from ascendspeed.ops import reference
+from ascendspeed.ops.library import multiplies_bfloat16
 
 _U = torch.finfo(torch.float32).eps / 2
 _FLUSH = 2 * torch.finfo(torch.float32).smallest_normal  # exp gives 0 where its result would be denormal
 _DENORMAL = torch.finfo(torch.float32).smallest_normal * 2 * _U  # what a product that underflows may lose
+# Products of bfloat16 round P and dS to bfloat16 first, and take for 0 what lies below the smallest normal number.
+_WEIGHT_U = torch.finfo(torch.bfloat16).eps / 2
+_LOST = torch.finfo(torch.bfloat16).smallest_normal
 _EXP_ULPS = 4  # the kernels' exp is within 2 ulp = 4 u
 _KEYS_PER_STEP = 16  # at least as many keys per step of the online softmax; more steps mean more rounding
 
@@ -107,12 +111,19 @@ def bounds(
     depth, keys, v_dim = q.shape[-1], k.shape[-2], v.shape[-1]
     rows = q.shape[-2] * group
     visible = (~mask).double()
+    in_bfloat16 = dtype == torch.bfloat16 and multiplies_bfloat16()
+    weight_u, lost = (_WEIGHT_U, _LOST) if in_bfloat16 else (0.0, 0.0)
+
+    def may_lose(a: Tensor, b: Tensor) -> Tensor:
+        """What a @ b loses where numbers and products may each count as 0."""
+        return lost * (a.abs().sum(dim=-1, keepdim=True) + b.abs().sum(dim=-2, keepdim=True) + a.shape[-1])
 
     # A score: D products summed, a shift (distance, root, slope: three roundings) added, then scaled.
     inside, outside = (shift, 0.0) if shift_in_scale and shift is not None else (torch.zeros(()), shift)
     outside = torch.zeros(()) if outside is None else torch.as_tensor(outside)
     magnitude = (abs(scale) * (q.abs() @ k.abs().transpose(-1, -2) + inside.abs()) + outside.abs()) * visible
     score_error = (depth + 6) * _U * magnitude.amax(dim=-1, keepdim=True)
+    score_error = score_error + abs(scale) * may_lose(q, k.transpose(-1, -2)).amax(dim=-1, keepdim=True)
     # exp(score - max): errors of both scores, rounding of the subtraction, exp itself. The rescaling factors of the
     # online softmax multiply up to exp(total rise of the maximum), with one exp and one product per step.
     spread = magnitude.amax(dim=-1, keepdim=True) * 2
@@ -123,9 +134,9 @@ def bounds(
     weight_error = torch.expm1(2 * score_error + 2 * _U * spread + (_EXP_ULPS + 2) * _U * (steps + 1))
     # Row sum and weighted sum run over the keys; the quotient has the error of both.
     sum_error = weight_error + (keys + 1) * _U
-    total_error = 2 * sum_error + 5 * _U
+    total_error = 2 * sum_error + 5 * _U + weight_u * (1 + 2 * sum_error)
     out_error = total_error * ((exact.probabilities * factor) @ v.abs()) + _FLUSH * ((visible * factor) @ v.abs())
-    out_error = out_error + keys * _DENORMAL
+    out_error = out_error + keys * _DENORMAL + may_lose(exact.probabilities * factor, v)
 
     # P in the backward: scores again, with the forward's max and sum.
     p = exact.probabilities
@@ -137,7 +148,7 @@ def bounds(
     delta = (dy * exact.attention_out).sum(dim=-1, keepdim=True)
     ds = p * (dp - delta).abs()
     ds_error = (
-        p * ((v_dim + 4) * _U * dp_scale + delta_error)
+        p * ((v_dim + 4) * _U * dp_scale + may_lose(dy, v.transpose(-1, -2)) * factor + delta_error)
         + ds * (p_error + 4 * _U)
         + _FLUSH * (dp - delta).abs()
         + 2 * _DENORMAL
@@ -146,9 +157,13 @@ def bounds(
     def over_group(t: Tensor) -> Tensor:
         return t.unflatten(1, (kv_heads, group)).sum(dim=2)
 
-    dq_error = abs(scale) * ((ds_error + (keys + 2) * _U * ds) @ k.abs())
-    dk_error = abs(scale) * over_group((ds_error + (rows + 2) * _U * ds).transpose(-1, -2) @ q.abs())
-    dv_error = over_group((p * factor * (p_error + (rows + 4) * _U) + _FLUSH * factor).transpose(-1, -2) @ dy.abs())
+    packed_error = ds_error + weight_u * (ds + ds_error)
+    dq_error = abs(scale) * ((packed_error + (keys + 2) * _U * ds) @ k.abs()) + may_lose(scale * ds, k)
+    ds_t, packed_error_t, z = ds.transpose(-1, -2), packed_error.transpose(-1, -2), p * factor
+    dk_error = abs(scale) * ((packed_error_t + (rows + 2) * _U * ds_t) @ q.abs()) + may_lose(scale * ds_t, q)
+    z_error = z * (p_error + (rows + 4) * _U + weight_u * (1 + p_error)) + _FLUSH * factor
+    dv_error = z_error.transpose(-1, -2) @ dy.abs() + may_lose(z.transpose(-1, -2), dy)
+    dk_error, dv_error = over_group(dk_error), over_group(dv_error)
     dq_error, dk_error, dv_error = dq_error + keys * _DENORMAL, dk_error + rows * _DENORMAL, dv_error + rows * _DENORMAL
     dpse = dsink = None
     if pse_shape is not None:
