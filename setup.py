@@ -29,6 +29,7 @@ SHARED = json.loads((ROOT / "csrc" / "sources.json").read_text())
 SOURCES = [
     *SHARED["attention"],
     *SHARED["cpu"],
+    "csrc/torch/autograd.cpp",
     "csrc/torch/calls.cpp",
     "csrc/torch/flash_attention_cpu.cpp",
     "csrc/torch/library.cpp",

@@ -1,7 +1,7 @@
-"""torch.ops.ascendspeed in Python: loading the kernels, output shapes for fake tensors, and the gradient.
+"""torch.ops.ascendspeed in Python: loading the kernels, and output shapes for fake tensors.
 
 No arithmetic and no rule lives here: rules are csrc/attention/rules.cpp, which the fake kernels call too. Schemas are
-csrc/torch/schema.cpp.
+csrc/torch/schema.cpp, the gradient csrc/torch/autograd.cpp.
 """
 
 import time
@@ -18,10 +18,6 @@ __all__ = ["active_isa", "check_forward", "gives_dpse", "multiplies_bfloat16", "
 
 _FORWARD = torch.ops.ascendspeed.flash_attention_score.default
 _BACKWARD = torch.ops.ascendspeed.flash_attention_score_grad.default
-# Where the differentiable ones are among the arguments after query, key and value.
-_PSE, _SINK, _QUERY_ROPE, _KEY_ROPE = (
-    [p.name for p in _FORWARD._schema.arguments].index(name) - 3 for name in ("pse", "sink", "query_rope", "key_rope")
-)
 
 
 def active_isa() -> str:
@@ -142,45 +138,3 @@ def _(self: Tensor, numel: int, keep_prob: float, seed: int, offset: int) -> Ten
     if _concrete(numel) is not None:
         _C.check_dropout(_concrete(numel), keep_prob)
     return self.new_empty((numel + 127) // 128 * 16, dtype=torch.uint8)
-
-
-def _save(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor, Tensor]) -> None:
-    query, key, value, *attributes = inputs
-    attention_out, softmax_max, softmax_sum = output
-    ctx.mark_non_differentiable(softmax_max, softmax_sum)
-    ctx.set_materialize_grads(False)
-    ctx.needs_dpse, ctx.needs_dsink = (
-        isinstance(attributes[i], Tensor) and attributes[i].requires_grad for i in (_PSE, _SINK)
-    )
-    # Tensors go through save_for_backward, so that autograd notices one that is changed in place meanwhile.
-    ctx.is_tensor = [isinstance(a, Tensor) for a in attributes]
-    ctx.values = [None if isinstance(a, Tensor) else a for a in attributes]
-    tensors = (a for a in attributes if isinstance(a, Tensor))
-    ctx.save_for_backward(query, key, value, attention_out, softmax_max, softmax_sum, *tensors)
-
-
-def _backward(ctx: Any, dy: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
-    dq = dk = dv = None
-    others: list[Tensor | None] = [None] * len(ctx.values)
-    if dy is not None:
-        query, key, value, attention_out, softmax_max, softmax_sum, *tensors = ctx.saved_tensors
-        rest = iter(tensors)
-        attributes = [next(rest) if tensor else a for tensor, a in zip(ctx.is_tensor, ctx.values, strict=True)]
-        dq, dk, dv, dpse, dsink, dq_rope, dk_rope = _BACKWARD(
-            query, key, value, dy, softmax_max, softmax_sum, None, attention_out, *attributes, needs_dpse=ctx.needs_dpse
-        )
-        others[_PSE] = dpse if ctx.needs_dpse else None
-        others[_SINK] = dsink if ctx.needs_dsink else None
-        if ctx.is_tensor[_QUERY_ROPE]:
-            others[_QUERY_ROPE], others[_KEY_ROPE] = dq_rope, dk_rope
-    return dq, dk, dv, *others
-
-
-torch.library.register_autograd("ascendspeed::flash_attention_score", _backward, setup_context=_save)
-
-
-def _no_second_derivative(ctx: Any, *_: Any) -> tuple:
-    raise NotImplementedError("flash_attention_score_grad has no gradient of its own: second derivatives are not built")
-
-
-torch.library.register_autograd("ascendspeed::flash_attention_score_grad", _no_second_derivative)

@@ -34,6 +34,8 @@ def check_rounding(dtype: torch.dtype) -> None:
     """Two equal keys: attention_out is the mean of two values, rounded to nearest even as torch does."""
     numbers = every_16_bit_pattern(dtype)
     numbers = numbers[numbers.isfinite()]
+    if dtype == torch.bfloat16 and multiplies_bfloat16():
+        numbers = numbers[numbers.abs() > 2.0**-100]  # no sum of two is denormal
     generator = torch.Generator().manual_seed(1)
     pairs = numbers[torch.randint(len(numbers), (4096, 2, 67), generator=generator)]
     neighbours = numbers.sort().values
