@@ -22,7 +22,6 @@ except ModuleNotFoundError as error:
     raise SystemExit(f"setup.py: the extension is built against torch, which is not installed here ({error})") from None
 
 ROOT = Path(__file__).parent
-X86 = platform.machine() in ("x86_64", "AMD64")
 
 # The sources that know no torch are listed with their flags where the build of csrc/hostcann reads them too.
 SHARED = json.loads((ROOT / "csrc" / "sources.json").read_text())
@@ -42,7 +41,7 @@ NPU_SOURCES = [
     *sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("csrc/npu/*.cpp")),
 ]
 HEADERS = ["csrc/sources.json", *sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("csrc/**/*.h"))]
-ISA_FLAGS = SHARED["x86"]
+ISA_FLAGS = SHARED["isa"].get(platform.machine(), {})
 
 FLAGS = list(SHARED["flags"])
 # Torch's headers are not ours to keep warning-free.
@@ -92,7 +91,7 @@ def npu_extension(torch_npu: Path) -> Extension:
 def extensions() -> list[Extension]:
     if os.environ.get("ASCENDSPEED_EXTENSIONS_BUILT") == "1":  # they lie where an editable installation finds them
         return []
-    built = [extension("ascendspeed._C", SOURCES + (list(ISA_FLAGS) if X86 else []), extra_link_args=["-fopenmp"])]
+    built = [extension("ascendspeed._C", [*SOURCES, *ISA_FLAGS], extra_link_args=["-fopenmp"])]
     torch_npu = find_spec("torch_npu")  # without importing it
     if torch_npu is not None and torch_npu.submodule_search_locations:
         if tuple(map(int, version("torch_npu").split(".")[:2])) < (2, 13):

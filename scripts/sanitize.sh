@@ -7,13 +7,14 @@
 #
 # What is built stays in build/sanitize. Arguments after the names go to the program, tests/csrc/main.cpp. `plain` is
 # built without a sanitizer and looks for wrong numbers and canaries alone. Needs g++ or clang++ and any python3, which
-# reads csrc/sources.json; no torch.
+# reads csrc/sources.json; no torch. A CXX that compiles for another machine needs RUNNER, which runs its programs here
+# (scripts/test_aarch64.sh).
 #
-# Environment: CXX, PYTHON (docs/environment.md).
+# Environment: CXX, CXXFLAGS, PYTHON, RUNNER (docs/environment.md).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-: "${CXX:=g++}" "${PYTHON:=python3}"
+: "${CXX:=g++}" "${CXXFLAGS:=}" "${PYTHON:=python3}" "${RUNNER:=}"
 jobs=2
 export ASAN_OPTIONS=detect_stack_use_after_return=1:strict_string_checks=1
 export UBSAN_OPTIONS=print_stacktrace=1 TSAN_OPTIONS=halt_on_error=1
@@ -23,18 +24,22 @@ fail() {
   exit 2
 }
 
+machine="$("$CXX" -dumpmachine)" || fail "CXX=$CXX does not say what machine it compiles for; set a g++ or clang++"
+machine="${machine%%-*}"
+read -ra runner <<<"$RUNNER"
+read -ra own_flags <<<"$CXXFLAGS"
+
 # One line for each file to compile: the file, then the flags it alone needs.
 sources() {
-  "$PYTHON" - <<'PY'
+  "$PYTHON" - "$machine" <<'PY'
 import json
-import platform
+import sys
 from pathlib import Path
 
 shared = json.loads(Path("csrc/sources.json").read_text())
 print(*shared["attention"], *shared["cpu"], sep="\n")
-if platform.machine() in ("x86_64", "AMD64"):
-    for source, flags in shared["x86"].items():
-        print(source, *flags)
+for source, flags in shared["isa"].get(sys.argv[1], {}).items():
+    print(source, *flags)
 print(*sorted(Path("tests/csrc").glob("*.cpp")), sep="\n")
 PY
 }
@@ -76,10 +81,10 @@ build() {
 check() {
   local folder="$1" isa isas name output report='' start
   start="$(date +%s)"
-  isas="$("$folder/kernels_test" --isas)"
+  isas="$("${runner[@]}" "$folder/kernels_test" --isas)"
   for isa in $isas; do
-    if ! output="$(ASCENDSPEED_CPU_ISA="$isa" "$folder/kernels_test" "${program[@]}")"; then
-      echo "${2// /, }: FAILED (ASCENDSPEED_CPU_ISA=$isa $folder/kernels_test ${program[*]})"
+    if ! output="$(ASCENDSPEED_CPU_ISA="$isa" "${runner[@]}" "$folder/kernels_test" "${program[@]}")"; then
+      echo "${2// /, }: FAILED (ASCENDSPEED_CPU_ISA=$isa ${runner[*]} $folder/kernels_test ${program[*]})"
       return 1
     fi
     report="${output#isa=* }" report="${report% seconds=*}"
@@ -110,8 +115,8 @@ for group in plain 'address undefined' thread; do
   # Ten times as fast as the others, so ten times as many cases.
   [[ "$group" != plain || ${#arguments[@]} -gt 0 ]] || program=(--cases 400)
   [[ "$group" == plain ]] || flags=("-fsanitize=${group// /,}" -fno-sanitize-recover=all)
-  folder="build/sanitize/${group// /-}"
-  build "$folder" "${flags[@]}"
+  folder="build/sanitize/$machine/${group// /-}"
+  build "$folder" "${flags[@]}" "${own_flags[@]}"
   check "$folder" "$names" || status=1
 done
 exit "$status"
