@@ -8,6 +8,8 @@
 
 #if defined(__F16C__) || defined(__AVX512F__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 namespace ascendspeed::cpu {
@@ -83,6 +85,13 @@ struct Float16 {
   static void store_vector(uint16_t* p, Vec v) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
                         _mm512_maskz_cvtps_ph(0xffff, reinterpret_cast<__m512>(v), _MM_FROUND_TO_NEAREST_INT));
+  }
+#elif defined(__aarch64__) && ASCENDSPEED_VECTOR_BYTES == 16
+  static Vec load_vector(const uint16_t* p) {
+    return reinterpret_cast<Vec>(vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p))));
+  }
+  static void store_vector(uint16_t* p, Vec v) {
+    vst1_u16(p, vreinterpret_u16_f16(vcvt_f16_f32(reinterpret_cast<float32x4_t>(v))));
   }
 #else
   static Vec load_vector(const uint16_t* p) {

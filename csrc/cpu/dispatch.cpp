@@ -4,6 +4,10 @@
 #include <stdexcept>
 #include <string>
 
+#if defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
+#endif
+
 #include "cpu/microkernel.h"
 
 namespace ascendspeed::cpu {
@@ -14,6 +18,9 @@ extern const Microkernel kGenericBf16;
 extern const Microkernel kAvx2;
 extern const Microkernel kAvx512;
 extern const Microkernel kAvx512Bf16;
+#elif defined(__aarch64__) && defined(__linux__)
+extern const Microkernel kNeon;
+extern const Microkernel kNeonBf16;
 #endif
 
 namespace {
@@ -28,6 +35,8 @@ bool has_avx512() {
   return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") != 0;
 }
+#elif defined(__aarch64__) && defined(__linux__)
+constexpr unsigned long kHwcap2Bf16 = 1ul << 14;  // HWCAP2_BF16, which older headers lack
 #endif
 
 constexpr std::array kBestFirst = {
@@ -39,6 +48,9 @@ constexpr std::array kBestFirst = {
                 return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
                        __builtin_cpu_supports("f16c") != 0;
               }},
+#elif defined(__aarch64__) && defined(__linux__)
+    Candidate{&kNeonBf16, [] { return (getauxval(AT_HWCAP2) & kHwcap2Bf16) != 0; }},
+    Candidate{&kNeon, [] { return true; }},
 #endif
     Candidate{&kGeneric, [] { return true; }},
     Candidate{&kGenericBf16, [] { return true; }}};  // after the one that is always there: only ever by name
