@@ -21,8 +21,8 @@ struct BackwardWorkspace {
         key_stacked(scratch.take<char>(int64_t{units(q, kKeyBlock)} * query_ld * q.unit_bytes)),
         dk(scratch.take<float>(int64_t{kKeyBlock} * query_ld)),
         dv(scratch.take<float>(int64_t{kKeyBlock} * value_ld)),
-        query(scratch.take<float>(int64_t{kRowBlock} * query_ld)),
-        dy(scratch.take<float>(int64_t{kRowBlock} * value_ld)),
+        query(scratch.take<float>(int64_t{kRowBlock} * std::max(query_ld, query_units * q.unit_bytes / 4))),
+        dy(scratch.take<float>(int64_t{kRowBlock} * std::max(value_ld, value_units * q.unit_bytes / 4))),
         scores(scratch.take<float>(int64_t{kRowBlock} * kKeyLeading)),
         dp(scratch.take<float>(int64_t{kRowBlock} * kKeyLeading)),
         shift(scratch.take<float>(int64_t{kRowBlock} * kKeyLeading)),
@@ -58,7 +58,7 @@ struct BackwardWorkspace {
   int query_units, value_units, ds_units;  // of operands whose units lie along a row
   char *key_transposed, *value_transposed, *key_stacked;
   float *dk, *dv;
-  float *query, *dy;  // operands, in memory that has room for a float32 tile
+  float *query, *dy;  // operands, in memory that has room for a float32 tile, which is smaller where heads are
   float *scores, *dp, *shift, *dpse;
   void *query_stacked, *dy_stacked, *p_stacked, *ds_stacked, *ds_rows;  // operands; float32 tiles themselves serve
   uint8_t *mask, *keep;
