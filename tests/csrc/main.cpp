@@ -91,6 +91,7 @@ void run(const Options& options) {
   check_conversions();
   for (uint64_t i = first * kPrimitivesPerCase; i < (first + cases) * kPrimitivesPerCase; ++i) {
     numbered("primitives", i, check_microkernel);
+    numbered("bfloat16 products", i, check_bfloat16_products);
   }
   for (uint64_t i = first; i < first + cases; ++i) numbered("attention", i, check_attention);
   std::string threads;

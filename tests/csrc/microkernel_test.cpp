@@ -25,12 +25,6 @@ struct Floats {
   std::vector<double> copy() const { return {data(), data() + count}; }
 };
 
-void expect(const char* what, int64_t at, double got, double want, double bound) {
-  if (got == want || std::abs(got - want) <= bound || (std::isnan(got) && std::isnan(want))) return;
-  throw std::runtime_error(std::string(what) + "[" + std::to_string(at) + "] is " + text_of(got) + ", expected " +
-                           text_of(want) + " +- " + text_of(bound));
-}
-
 void check_matmul(const cpu::Microkernel& kernel, Random& random) {
   const int rows = static_cast<int>(random.whole(1, 75)), depth = static_cast<int>(random.whole(1, 40));
   const int columns = cpu::padded(random.whole(1, 110));
