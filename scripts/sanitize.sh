@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
 # Build the C++ tests of csrc/attention and csrc/cpu under sanitizers and run them on every instruction set of this CPU.
 #
-#   bash scripts/sanitize.sh                             # plain, address, undefined, thread: about four minutes
+#   bash scripts/sanitize.sh                             # plain, address, undefined, thread, emulated: five minutes
 #   bash scripts/sanitize.sh --cases 2000 address        # a long run of one
 #   bash scripts/sanitize.sh thread --fault race         # a mistake made on purpose, which must be found
 #
 # What is built stays in build/sanitize. Arguments after the names go to the program, tests/csrc/main.cpp. `plain` is
 # built without a sanitizer and looks for wrong numbers and canaries alone. Needs g++ or clang++ and any python3, which
 # reads csrc/sources.json; no torch. A CXX that compiles for another machine needs RUNNER, which runs its programs here
-# (scripts/test_aarch64.sh).
+# (scripts/test_aarch64.sh). `emulated`, for x86-64 alone, runs amx_bf16 with the instructions on tiles in C++
+# (tests/csrc/emulated), on any CPU and where address and undefined see what they do.
 #
 # Environment: CXX, CXXFLAGS, PYTHON, RUNNER (docs/environment.md).
 set -euo pipefail
@@ -31,14 +32,17 @@ read -ra own_flags <<<"$CXXFLAGS"
 
 # One line for each file to compile: the file, then the flags it alone needs.
 sources() {
-  "$PYTHON" - "$machine" <<'PY'
+  "$PYTHON" - "$machine" "$@" <<'PY'
 import json
 import sys
 from pathlib import Path
 
 shared = json.loads(Path("csrc/sources.json").read_text())
 print(*shared["attention"], *shared["cpu"], sep="\n")
-for source, flags in shared["isa"].get(sys.argv[1], {}).items():
+isa = shared["isa"].get(sys.argv[1], {})
+if "emulated" in sys.argv:  # without the instructions, so without the flags
+    isa["csrc/cpu/microkernel_amx.cpp"] = []
+for source, flags in isa.items():
     print(source, *flags)
 print(*sorted(Path("tests/csrc").glob("*.cpp")), sep="\n")
 PY
@@ -56,7 +60,7 @@ compile() {
       \( -name '*.h' -o -path "$source" -o -path csrc/sources.json -o -path scripts/sanitize.sh \) -newer "$object" -print -quit)"
     [[ -n "$changed" ]] || return 0
   fi
-  "$CXX" -std=c++20 -O1 -g -ffp-contract=fast -Wall -Wextra -Icsrc -Itests/csrc "${@:3}" "${words[@]:1}" -c "$source" \
+  "$CXX" -std=c++20 -O1 -g -ffp-contract=fast -Wall -Wextra "${@:3}" -Icsrc -Itests/csrc "${words[@]:1}" -c "$source" \
     -o "$object.new" && mv "$object.new" "$object"
 }
 export -f compile
@@ -66,7 +70,7 @@ export CXX
 build() {
   local folder="$1" list line objects=()
   mkdir -p "$folder"
-  list="$(sources)" || fail "cannot read csrc/sources.json"
+  list="$(sources "${folder##*/}")" || fail "cannot read csrc/sources.json"
   # shellcheck disable=SC2016
   xargs -d '\n' -P "$jobs" -I '{}' bash -c 'compile "$0" "$@" || exit 1' "$folder" '{}' "${@:2}" <<<"$list" ||
     fail "the build failed (see above)"
@@ -82,6 +86,7 @@ check() {
   local folder="$1" isa isas name output report='' start
   start="$(date +%s)"
   isas="$("${runner[@]}" "$folder/kernels_test" --isas)"
+  [[ "$2" != emulated ]] || isas=amx_bf16
   for isa in $isas; do
     if ! output="$(ASCENDSPEED_CPU_ISA="$isa" "${runner[@]}" "$folder/kernels_test" "${program[@]}")"; then
       echo "${2// /, }: FAILED (ASCENDSPEED_CPU_ISA=$isa ${runner[*]} $folder/kernels_test ${program[*]})"
@@ -94,18 +99,20 @@ check() {
   done
 }
 
+all='plain address undefined thread'
+[[ "$machine" != x86_64 ]] || all+=' emulated'
 wanted=()
 while (($# > 0)) && [[ "$1" != -* ]]; do
-  [[ " plain address undefined thread " == *" $1 "* ]] || fail "$1 is not one of plain, address, undefined, thread"
+  [[ " $all " == *" $1 "* ]] || fail "$1 is not one of ${all// /, }"
   wanted+=("$1")
   shift
 done
-((${#wanted[@]} > 0)) || wanted=(plain address undefined thread)
+((${#wanted[@]} > 0)) || read -ra wanted <<<"$all"
 arguments=("$@")
 
 # Sanitizers that one build holds; address and undefined do not disturb each other.
 status=0
-for group in plain 'address undefined' thread; do
+for group in plain 'address undefined' thread emulated; do
   names=''
   for name in $group; do
     [[ " ${wanted[*]} " != *" $name "* ]] || names+="${names:+ }$name"
@@ -114,7 +121,11 @@ for group in plain 'address undefined' thread; do
   flags=() program=("${arguments[@]}")
   # Ten times as fast as the others, so ten times as many cases.
   [[ "$group" != plain || ${#arguments[@]} -gt 0 ]] || program=(--cases 400)
-  [[ "$group" == plain ]] || flags=("-fsanitize=${group// /,}" -fno-sanitize-recover=all)
+  case "$group" in
+    plain) ;;
+    emulated) flags=("-fsanitize=address,undefined" -fno-sanitize-recover=all -Itests/csrc/emulated -Wno-psabi) ;;
+    *) flags=("-fsanitize=${group// /,}" -fno-sanitize-recover=all) ;;
+  esac
   folder="build/sanitize/$machine/${group// /-}"
   build "$folder" "${flags[@]}" "${own_flags[@]}"
   check "$folder" "$names" || status=1

@@ -9,6 +9,9 @@
 #endif
 
 #include "cpu/microkernel.h"
+#ifdef __x86_64__
+#include "cpu/amx_support.h"
+#endif
 
 namespace ascendspeed::cpu {
 
@@ -18,6 +21,7 @@ extern const Microkernel kGenericBf16;
 extern const Microkernel kAvx2;
 extern const Microkernel kAvx512;
 extern const Microkernel kAvx512Bf16;
+extern const Microkernel kAmxBf16;
 #elif defined(__aarch64__) && defined(__linux__)
 extern const Microkernel kNeon;
 extern const Microkernel kNeonBf16;
@@ -35,13 +39,15 @@ bool has_avx512() {
   return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") != 0;
 }
+bool has_avx512_bf16() { return has_avx512() && __builtin_cpu_supports("avx512bf16") != 0; }
 #elif defined(__aarch64__) && defined(__linux__)
 constexpr unsigned long kHwcap2Bf16 = 1ul << 14;  // HWCAP2_BF16, which older headers lack
 #endif
 
 constexpr std::array kBestFirst = {
 #ifdef __x86_64__
-    Candidate{&kAvx512Bf16, [] { return has_avx512() && __builtin_cpu_supports("avx512bf16") != 0; }},
+    Candidate{&kAmxBf16, [] { return has_amx_bf16(has_avx512_bf16()); }},
+    Candidate{&kAvx512Bf16, has_avx512_bf16},
     Candidate{&kAvx512, has_avx512},
     Candidate{&kAvx2,
               [] {

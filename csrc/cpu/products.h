@@ -128,6 +128,8 @@ inline void renew(Units& v) {
   asm volatile("" : "+w"(v));
 #elif defined(__AVX512F__)
   asm volatile("" : "+v"(v));
+#elif ASCENDSPEED_VECTOR_BYTES == 64
+  asm volatile("" : "+m"(v));  // compiled for a machine without registers as wide
 #else
   asm volatile("" : "+x"(v));
 #endif

@@ -10,7 +10,7 @@ from unittest import mock
 import pytest
 
 ROOT = Path(__file__).parents[2]
-ISA_NAMES = ("generic", "generic_bf16", "avx2", "avx512", "avx512_bf16", "neon", "neon_bf16")
+ISA_NAMES = ("generic", "generic_bf16", "avx2", "avx512", "avx512_bf16", "amx_bf16", "neon", "neon_bf16")
 
 
 def probe(isa: str, *command: str) -> subprocess.CompletedProcess:

@@ -1,6 +1,7 @@
 """scripts/sanitize.sh finds nothing in the kernels and the rules, and does find what is wrong on purpose."""
 
 import os
+import platform
 import re
 import subprocess
 from pathlib import Path
@@ -32,7 +33,16 @@ def test_nothing_is_found_on_any_instruction_set(names, cases):
     lines = [line for line in result.stdout.splitlines() if line.endswith("clean")]
     assert len(lines) == len(names), result.stdout
     for name, line in zip(names, lines, strict=True):
-        assert re.fullmatch(rf"{name}: cases={cases} threads=1,2,3,5 rules=.* isa=\S*generic seconds=\d+: clean", line)
+        assert re.fullmatch(
+            rf"{name}: cases={cases} threads=1,2,3,5 rules=.* isa=\S*generic\S* seconds=\d+: clean", line
+        )
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="emulates instructions of x86-64")
+def test_nothing_is_found_with_the_tiles_of_amx_emulated():
+    result = sanitize("emulated", "--cases", FEW)
+    assert result.returncode == 0, result.stdout
+    assert re.search(rf"^emulated: cases={FEW} .* isa=amx_bf16 seconds=\d+: clean$", result.stdout, re.MULTILINE)
 
 
 @pytest.mark.parametrize(
