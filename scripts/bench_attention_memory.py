@@ -9,35 +9,19 @@ each thread. Exits with 1 where it is missed. Linux with glibc only.
 """
 
 import argparse
-import ctypes
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ascendspeed.bench.resident import peak_resident_bytes, reset_peak, return_freed_memory
 from ascendspeed.ops import active_isa, compressed_atten_mask
 
 MIB = 2**20
 GOAL = 64 * MIB
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 OPERATORS = torch.ops.ascendspeed
-
-
-def peak_resident_bytes() -> int:
-    status = Path("/proc/self/status").read_text()
-    return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) * 1024
-
-
-def reset_peak() -> None:
-    Path("/proc/self/clear_refs").write_text("5")
-
-
-def return_freed_memory() -> None:
-    """Make the allocator give every freed tensor back at once, so that no run finds the memory of the one before."""
-    mmap_threshold = -3  # M_MMAP_THRESHOLD of malloc.h; setting it also stops it from growing by itself
-    ctypes.CDLL(None).mallopt(mmap_threshold, 64 * 1024)
 
 
 def bytes_of(tensors: Sequence[Tensor]) -> int:

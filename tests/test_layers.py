@@ -19,6 +19,7 @@ BLOCKED = {
     "ascendspeed.ops": ["megatron", "deepspeed", "apex", "torch_npu", "transformer_engine"],
     "ascendspeed.device": ["megatron", "deepspeed", "apex", "torch_npu", "transformer_engine"],
     "ascendspeed.integrations": ["deepspeed", "apex", "torch_npu", "transformer_engine"],
+    "ascendspeed.bench": ["deepspeed", "apex", "torch_npu", "transformer_engine"],
     "ascendspeed.training": ["deepspeed", "apex", "torch_npu", "transformer_engine"],
 }
 

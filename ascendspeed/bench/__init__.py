@@ -1,0 +1,1 @@
+"""Benchmarks: `python -m ascendspeed.bench attention` times the operator, `... train` a step of a GPT around it."""
