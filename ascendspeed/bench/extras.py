@@ -1,18 +1,13 @@
 """Libraries of the extra `train`, which the operator alone does without."""
 
-import importlib
-from typing import Any
+import importlib.util
 
 from ascendspeed.training.mistakes import Mistake
 
-__all__ = ["load"]
+__all__ = ["require"]
 
 
-def load(module: str, what: str) -> Any:
-    """The module; `Mistake` where it is not installed: `what` needs it."""
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name != module.partition(".")[0]:
-            raise
-        raise Mistake(f"{what} needs {error.name}, which is not installed; pip install 'ascendspeed[train]'") from None
+def require(library: str, what: str) -> None:
+    """`Mistake` if the library is not installed: `what` needs it."""
+    if importlib.util.find_spec(library) is None:
+        raise Mistake(f"{what} needs {library}, which is not installed; pip install 'ascendspeed[train]'")

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ascendspeed.bench.extras import load
+from ascendspeed.bench.extras import require
 from ascendspeed.training.mistakes import Mistake
 
 __all__ = ["check", "write_json"]
@@ -16,8 +16,10 @@ def check(json_file: str | None, plot_file: str | None = None) -> None:
         if file is not None and not (folder := Path(file).absolute().parent).is_dir():
             raise Mistake(f"{flag} {file}: there is no folder {folder}; create it first")
     if plot_file is not None:
-        canvas = load("matplotlib.backend_bases", f"--plot {plot_file}").FigureCanvasBase
-        if Path(plot_file).suffix[1:] not in (kinds := canvas.get_supported_filetypes()):
+        require("matplotlib", f"--plot {plot_file}")
+        from matplotlib.backend_bases import FigureCanvasBase
+
+        if Path(plot_file).suffix[1:] not in (kinds := FigureCanvasBase.get_supported_filetypes()):
             raise Mistake(f"--plot {plot_file}: no picture format; end it in one of {', '.join(sorted(kinds))}")
 
 

@@ -12,7 +12,7 @@ import torch
 from ascendspeed.bench import files, machine
 from ascendspeed.bench.attention import DIRECTIONS, Timing, time_case
 from ascendspeed.bench.cases import CASES, Case
-from ascendspeed.bench.extras import load
+from ascendspeed.bench.extras import require
 from ascendspeed.bench.plot import draw
 from ascendspeed.bench.studies import (
     LENGTHS,
@@ -59,7 +59,7 @@ def main(
     `budget` is seconds per case. `Mistake`, before anything is measured, if that cannot be done.
     """
     files.check(json, plot)
-    load("tqdm", "a benchmark")
+    require("tqdm", "a benchmark")
     if threads is not None:
         torch.set_num_threads(threads)
     names = select(cases)
@@ -109,6 +109,8 @@ def _words(case: Case) -> tuple[str, str]:
 
 def measure(names: Sequence[str], rounds: int, budget_seconds: float) -> Results:
     """Every one of `names`, each with `budget_seconds` of its own."""
+    from tqdm import tqdm
+
     results = Results()
     by_name = {case.name: case for case in CASES}
     plan: list[tuple[str, Iterator[Result], list[Any]]] = []
@@ -129,7 +131,7 @@ def measure(names: Sequence[str], rounds: int, budget_seconds: float) -> Results
         f"{passes} passes of {rounds} rounds, fewer after {budget_seconds:g} s of a case but at least {least}",
         file=sys.stderr,
     )
-    with load("tqdm", "a benchmark").tqdm(total=passes, unit="pass", file=sys.stderr) as bar:
+    with tqdm(total=passes, unit="pass", file=sys.stderr) as bar:
         for name, measured, found in plan:
             bar.set_description(name)
             for result in measured:
