@@ -1,5 +1,7 @@
 """A case is timed in both directions, beside torch, and not at all when the two disagree."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -10,8 +12,13 @@ from ascendspeed.bench.cases import Case
 SMALL = Case("small", "causal", "bf16", 32, heads=2, kv_heads=1, head_size=16)
 
 
-def test_every_round_of_both_sides_is_kept():
-    timings = list(time_case(SMALL, rounds=2, budget_seconds=60))
+@pytest.mark.parametrize(
+    "case",
+    [SMALL, replace(SMALL, mask="band", window=8), replace(SMALL, mask="prefix", prefix=8)],
+    ids=lambda c: c.mask,
+)
+def test_every_round_of_both_sides_is_kept(case):
+    timings = list(time_case(case, rounds=2, budget_seconds=60))
     assert [timing.direction for timing in timings] == ["forward", "forward+backward"]
     for timing in timings:
         assert {name: len(seconds) for name, seconds in timing.seconds.items()} == {"torch": 2, "ours": 2}
