@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ascendspeed.bench.cases import DTYPES, Attend, Case, operator, problem, torch_sdpa, visible_pairs
 from ascendspeed.bench.timing import Budget, describe, interleave, warm_up
+from ascendspeed.ops import library
 
 __all__ = ["DIRECTIONS", "DisagreementError", "Timing", "passes", "time_case"]
 
@@ -29,6 +30,8 @@ class Timing:
     direction: str
     seconds: dict[str, list[float]]
     """Seconds per call of each round, by subject: torch, ours, and for some cases "ours float32"."""
+    peaks: list[float]
+    """GFLOP/s of the processor in each round, for the cases that ask."""
 
     @property
     def ratio(self) -> float:
@@ -41,12 +44,17 @@ class Timing:
         operations = 2 * DIRECTIONS[self.direction] * visible_pairs(self.case) * self.case.head_size
         return operations / statistics.median(self.seconds["ours"]) / 1e9
 
+    @property
+    def share_of_peak(self) -> float | None:
+        """Our GFLOP/s / the median of the processor's."""
+        return self.gflops / statistics.median(self.peaks) if self.peaks else None
+
     def over(self, subject: str) -> float:
         """The median of `subject` / ours."""
         return statistics.median(self.seconds[subject]) / statistics.median(self.seconds["ours"])
 
     def header(self) -> tuple[str, ...]:
-        return ("case", "pass", "torch", "ours", "torch / ours", "ours, GFLOP/s", "rounds", "notes")
+        return ("case", "pass", "torch", "ours", "torch / ours", "ours, GFLOP/s", "of the peak", "rounds", "notes")
 
     def row(self) -> tuple[str, ...]:
         return (
@@ -56,12 +64,13 @@ class Timing:
             describe(self.seconds["ours"]),
             f"{self.ratio:.2f}",
             f"{self.gflops:.3g}",
+            "" if self.share_of_peak is None else f"{self.share_of_peak:.0%} of {statistics.median(self.peaks):.0f}",
             str(len(self.seconds["ours"])),
             f"our own float32 / ours {self.over('ours float32'):.2f}" if self.case.beside_float32 else "",
         )
 
     def plain(self) -> dict[str, Any]:
-        return {**asdict(self), "ratio": self.ratio, "gflops": self.gflops}
+        return {**asdict(self), "ratio": self.ratio, "gflops": self.gflops, "share_of_peak": self.share_of_peak}
 
 
 def time_case(case: Case, rounds: int, budget_seconds: float) -> Iterator[Timing]:
@@ -81,7 +90,10 @@ def time_case(case: Case, rounds: int, budget_seconds: float) -> Iterator[Timing
         for name, subject in subjects.items():
             measures[name], taken = warm_up(passes(direction, *subject))
             seconds += taken
-        yield Timing(case, direction, interleave(measures, budget.rounds(rounds, seconds)))
+        if case.peak:
+            measures["peak"] = lambda: library.peak_gflops(DTYPES[case.dtype])
+        figures = interleave(measures, budget.rounds(rounds, seconds))
+        yield Timing(case, direction, peaks=figures.pop("peak", []), seconds=figures)
 
 
 def passes(direction: str, attend: Attend, tensors: list[Tensor], gradient: Tensor) -> Callable[[], None]:

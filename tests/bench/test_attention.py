@@ -8,6 +8,7 @@ import torch
 from ascendspeed.bench import attention
 from ascendspeed.bench.attention import DisagreementError, Timing, time_case
 from ascendspeed.bench.cases import Case
+from ascendspeed.ops import library
 
 SMALL = Case("small", "causal", "bf16", 32, heads=2, kv_heads=1, head_size=16)
 
@@ -42,10 +43,21 @@ def test_operations_are_counted_on_visible_positions():
     """2 products forward and 7 in all, of S (S + 1) / 2 pairs, N heads and D multiply-adds, in the median second."""
     case = Case("c", "causal", "float32", 3, heads=5, kv_heads=5, head_size=7)
     seconds = {"torch": [1.0, 4.0, 9.0], "ours": [2.0, 2.0, 8.0]}
-    forward, both = (Timing(case, direction, seconds) for direction in ("forward", "forward+backward"))
+    forward, both = (Timing(case, direction, seconds, peaks=[]) for direction in ("forward", "forward+backward"))
     assert forward.gflops == pytest.approx(2 * 2 * 6 * 5 * 7 / 2.0 / 1e9)
     assert both.gflops == pytest.approx(2 * 7 * 6 * 5 * 7 / 2.0 / 1e9)
     assert forward.ratio == 2.0
+    assert forward.share_of_peak is None
+
+
+def test_the_processors_peak_is_measured_in_every_round(monkeypatch):
+    dtypes = []
+    monkeypatch.setattr(library, "peak_gflops", lambda dtype: dtypes.append(dtype) or 5.0)
+    for timing in time_case(replace(SMALL, peak=True), rounds=2, budget_seconds=60):
+        assert timing.peaks == [5.0, 5.0]
+        assert set(timing.seconds) == {"torch", "ours"}
+        assert timing.share_of_peak == pytest.approx(timing.gflops / 5)
+    assert dtypes == [torch.bfloat16] * 4
 
 
 def test_the_pass_computes_gradients():

@@ -47,7 +47,7 @@ def test_cases_are_measured_printed_and_written(capsys, tmp_path, monkeypatch):
     assert set(written["machine"]) == {"cpu", "isa", "torch", "threads"}
     assert written["machine"]["threads"] == 1
     for timing in written["timings"]:
-        assert set(timing) == {"case", "direction", "seconds", "ratio", "gflops"}
+        assert set(timing) == {"case", "direction", "seconds", "peaks", "ratio", "gflops", "share_of_peak"}
         assert {name: len(taken) for name, taken in timing["seconds"].items()} == {"torch": 2, "ours": 2}
     assert len(written["timings"]) == 4
     assert written["scaling"] == []
