@@ -75,16 +75,24 @@ void soften(const Context& c, const Tile& tile, const Strip& strip, bool inside,
             RowStats* stats, float* out) {
   const ForwardParams& p = c.p;
   const int columns = strip.end - strip.begin;
-  for (int r = strip.row; r < strip.row + strip.rows; ++r) {
-    float* scores = c.w.scores + r * kKeyLeading + strip.begin;
-    RowVisibility visible{0, tile.keys, nullptr};
-    if (!inside || mask != nullptr) visible = row_visibility(p, tile, r, mask).from(strip.begin);
-    const float rescale = c.kernel.softmax_row(columns, scale, visible, scores, &stats[r]);
+  float* const scores = c.w.scores + strip.row * kKeyLeading + strip.begin;
+  RowVisibility visible[kRowBlock];
+  const bool all = inside && mask == nullptr && columns == tile.keys;
+  for (int r = 0; r < strip.rows && !all; ++r) {
+    visible[r] = row_visibility(p, tile, strip.row + r, mask).from(strip.begin);
+  }
+  float factors[kRowBlock];
+  c.kernel.softmax_rows(strip.rows, columns, scale, all ? nullptr : visible, scores, kKeyLeading, stats + strip.row,
+                        factors);
+  for (int r = 0; r < strip.rows; ++r) {
     // After the row sum: dropout does not change the normalisation.
     if (p.dropout.active) {
-      c.kernel.drop_row(columns, p.dropout.keep_factor, c.w.keep + r * kKeyLeading + strip.begin, scores);
+      c.kernel.drop_row(columns, p.dropout.keep_factor, c.w.keep + (strip.row + r) * kKeyLeading + strip.begin,
+                        scores + r * kKeyLeading);
     }
-    if (rescale != 1.0f) c.kernel.scale_row(padded(p.geometry.v_dim), rescale, out + int64_t{r} * c.w.value_ld);
+    if (factors[r] != 1.0f) {
+      c.kernel.scale_row(padded(p.geometry.v_dim), factors[r], out + int64_t{strip.row + r} * c.w.value_ld);
+    }
   }
 }
 

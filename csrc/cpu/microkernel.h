@@ -81,9 +81,11 @@ struct Microkernel {
   Products float32;          // of every dtype, converted
   const Products* bfloat16;  // of bfloat16 as it is, with float32 sums; nullptr where the CPU has no instruction for it
 
-  // One tile row of the forward: scores[0, columns) become exp(scale * score - max), 0 where not visible, and
-  // stats move on. Returns the factor that what was accumulated so far must be multiplied with.
-  float (*softmax_row)(int columns, float scale, RowVisibility visible, float* scores, RowStats* stats);
+  // Tile rows of the forward: scores[r][0, columns) become exp(scale * score - max), 0 where not visible, and stats
+  // move on. factors[r]: what was accumulated so far must be multiplied with it. `visible` is nullptr where every row
+  // sees every column.
+  void (*softmax_rows)(int rows, int columns, float scale, const RowVisibility* visible, float* scores, int ld,
+                       RowStats* stats, float* factors);
 
   // One tile row of the backward: scores become P = exp(scale * score - max) * inverse_sum and dp becomes
   // grad_scale * P * (dp - delta); both are 0 where not visible.

@@ -40,40 +40,57 @@ bool any_visible(const RowVisibility& visible) {
 }
 
 template <bool Whole>
-float softmax_row_as(int columns, float scale, const RowVisibility& visible, float* scores, RowStats* stats) {
-  Vec max = broadcast(stats->max);
+float largest_score(int columns, float scale, const RowVisibility* visible, const float* scores, float before) {
+  Vec max = broadcast(before);
   for (int c = 0; c < columns; c += kWidth) {
     Vec x = load(scores + c) * scale;
-    if (!Whole) x = visible_lanes(visible, c) ? x : broadcast(kMinusInfinity);
-    store(scores + c, x);
+    if constexpr (!Whole) x = visible_lanes(*visible, c) ? x : broadcast(kMinusInfinity);
     max = x > max ? x : max;
   }
-  const float new_max = horizontal_max(max);
-  if (new_max == kMinusInfinity && !any_visible(visible)) {
-    for (int c = 0; c < columns; c += kWidth) store(scores + c, Vec{});
-    return 1.0f;
-  }
-  // Scores of -inf alone have no maximum that could be subtracted; their weights are 0 against any number.
-  const float subtracted = new_max == kMinusInfinity ? 0.0f : new_max;
+  return horizontal_max(max);
+}
+
+// Returns their sum.
+template <bool Whole>
+float exponentials(int columns, float scale, const RowVisibility* visible, float subtracted, float* scores) {
   Vec sum{};
   for (int c = 0; c < columns; c += kWidth) {
-    Vec e = exp_nonpositive(load(scores + c) - subtracted);
-    if (!Whole) e = visible_lanes(visible, c) ? e : Vec{};
+    Vec e = exp_nonpositive(load(scores + c) * scale - subtracted);
+    if constexpr (!Whole) e = visible_lanes(*visible, c) ? e : Vec{};
     store(scores + c, e);
     sum += e;
   }
-  const float row_sum = horizontal_sum(sum);
-  const float rescale = exp_nonpositive(broadcast(stats->max - subtracted))[0];
-  // A NaN score loses every comparison above; it shows in the sum, and the maximum of a row with NaN is NaN.
-  const bool poisoned = row_sum != row_sum && new_max < __builtin_inff();
-  stats->max = poisoned ? row_sum : new_max;
-  stats->sum = stats->sum * rescale + row_sum;
-  return rescale;
+  return horizontal_sum(sum);
 }
 
-float softmax_row(int columns, float scale, RowVisibility visible, float* scores, RowStats* stats) {
-  return whole_row(visible, columns) ? softmax_row_as<true>(columns, scale, visible, scores, stats)
-                                     : softmax_row_as<false>(columns, scale, visible, scores, stats);
+// One pass over all rows for the maxima, a second for the rest: a row's exponentials wait for its maximum, but not for
+// another row's.
+void softmax_rows(int rows, int columns, float scale, const RowVisibility* visible, float* scores, int ld,
+                  RowStats* stats, float* factors) {
+  const RowVisibility all{0, columns, nullptr};
+  const auto seen_by = [&](int r) { return visible == nullptr ? &all : visible + r; };
+  for (int r = 0; r < rows; ++r) {
+    const auto largest = whole_row(*seen_by(r), columns) ? largest_score<true> : largest_score<false>;
+    factors[r] = largest(columns, scale, seen_by(r), scores + static_cast<ptrdiff_t>(r) * ld, stats[r].max);
+  }
+  for (int r = 0; r < rows; ++r) {
+    const float max = factors[r];
+    float* row = scores + static_cast<ptrdiff_t>(r) * ld;
+    if (max == kMinusInfinity && !any_visible(*seen_by(r))) {
+      for (int c = 0; c < columns; c += kWidth) store(row + c, Vec{});
+      factors[r] = 1.0f;
+      continue;
+    }
+    // Scores of -inf alone have no maximum that could be subtracted; their weights are 0 against any number.
+    const float subtracted = max == kMinusInfinity ? 0.0f : max;
+    const auto row_exponentials = whole_row(*seen_by(r), columns) ? exponentials<true> : exponentials<false>;
+    const float row_sum = row_exponentials(columns, scale, seen_by(r), subtracted, row);
+    factors[r] = stats[r].max == max ? 1.0f : exp_nonpositive(broadcast(stats[r].max - subtracted))[0];
+    // A NaN score loses every comparison above; it shows in the sum, and the maximum of a row with NaN is NaN.
+    const bool poisoned = row_sum != row_sum && max < __builtin_inff();
+    stats[r].max = poisoned ? row_sum : max;
+    stats[r].sum = stats[r].sum * factors[r] + row_sum;
+  }
 }
 
 template <bool Whole>
@@ -149,8 +166,8 @@ constexpr Products make_bfloat16(int strip, decltype(Products::matmul) matmul, d
 }
 
 constexpr Microkernel make_microkernel(const char* name, const Products* bfloat16) {
-  return {name,     kFloat32,      bfloat16,  softmax_row, softmax_grad_row, add_row, distance_row,
-          drop_row, generate_keep, scale_row, dot,         store_rows};
+  return {name,     kFloat32,      bfloat16,  softmax_rows, softmax_grad_row, add_row, distance_row,
+          drop_row, generate_keep, scale_row, dot,          store_rows};
 }
 
 }  // namespace

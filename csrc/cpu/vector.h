@@ -104,19 +104,16 @@ inline Vec exp_nonpositive(Vec x) {
   constexpr float kLowest = -87.33654f, kHighest = 88.0f;
   constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it leaves the nearest integer in the low bits
   const IntVec underflow = x < kLowest;
-  x = underflow ? broadcast(kLowest) : x;
-  x = x > kHighest ? broadcast(kHighest) : x;
+  x = broadcast(kHighest) < x ? broadcast(kHighest) : x;
   const Vec shifted = x * 1.44269504088896341f + kRound;
   const Vec n = shifted - kRound;
   const Vec r = (x - n * 0.693359375f) - n * -2.12194440e-4f;
-  Vec p = broadcast(1.9875691500e-4f);
-  p = p * r + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  const Vec e = p * (r * r) + (r + 1.0f);
-  const IntVec power = (as_int(shifted) + 127) << 23;
+  // In pairs of coefficients: a chain of products half as long as one after the other.
+  const Vec r2 = r * r;
+  const Vec high = 1.9875691500e-4f * r + 1.3981999507e-3f, middle = 8.3334519073e-3f * r + 4.1665795894e-2f;
+  const Vec low = 1.6666665459e-1f * r + 5.0000001201e-1f;
+  const Vec e = ((high * r2 + middle) * r2 + low) * r2 + (r + 1.0f);
+  const IntVec power = (as_int(shifted) + 127) << 23;  // multiplied, not added to the exponent: NaN must stay NaN
   return underflow ? Vec{} : e * as_float(power);
 }
 

@@ -70,32 +70,47 @@ struct Visibility {
 };
 
 void check_softmax(const cpu::Microkernel& kernel, Random& random) {
-  const int columns = cpu::padded(random.whole(1, 96));
-  const Visibility visible(random, columns);
-  const Floats scores(random, columns, 20.0);
+  const int rows = static_cast<int>(random.whole(1, 4)), columns = cpu::padded(random.whole(1, 96));
+  const int ld = columns + cpu::kTileAlign * static_cast<int>(random.whole(0, 1));
+  std::vector<Visibility> visibilities;
+  std::vector<cpu::RowVisibility> visible;
+  std::vector<cpu::RowStats> stats;
+  const bool all = random.one_in(4);
+  for (int r = 0; r < rows; ++r) {
+    visibilities.emplace_back(random, columns);
+    if (all) visibilities[r].row = {0, columns, nullptr};
+    visible.push_back(visibilities[r].row);
+    stats.push_back(random.one_in(2) ? cpu::RowStats{-__builtin_inff(), 0.0f} : cpu::RowStats{1.5f, 3.0f});
+  }
+  const std::vector<cpu::RowStats> start = stats;
+  const Floats scores(random, int64_t{rows - 1} * ld + columns, 20.0), factors(rows);
   const std::vector<double> before = scores.copy();
   const double scale = static_cast<float>(random.pick({1.0, 0.125, -0.3}));
-  const bool fresh = random.one_in(2);
-  const cpu::RowStats start = fresh ? cpu::RowStats{-__builtin_inff(), 0.0f} : cpu::RowStats{1.5f, 3.0f};
-  cpu::RowStats stats = start;
-  const double rescale = kernel.softmax_row(columns, static_cast<float>(scale), visible.row, scores.data(), &stats);
-  double max = start.max, sum = 0.0;
-  for (int c = 0; c < columns; ++c) {
-    if (visible.at(c)) max = std::max(max, scale * before[c]);
+  kernel.softmax_rows(rows, columns, static_cast<float>(scale), all ? nullptr : visible.data(), scores.data(), ld,
+                      stats.data(), factors.data());
+  for (int64_t i = 0; i < scores.count; ++i) {
+    if (i % ld >= columns) expect("softmax_rows: column beyond the tile", i, scores[i], before[i], 0.0);
   }
-  // A score is rounded, and so are the maximum and the difference; exp is within 2 ulp.
-  const double relative = std::expm1(2 * kU * (std::abs(scale) * 70.0 + std::abs(max)) + 6 * kU);
-  for (int c = 0; c < columns; ++c) {
-    const double e = visible.at(c) ? std::exp(scale * before[c] - max) : 0.0;
-    expect("softmax_row", c, scores[c], e, visible.at(c) ? e * relative + kFlush : 0.0);
-    sum += e;
+  for (int r = 0; r < rows; ++r) {
+    const double* row = before.data() + r * ld;
+    double max = start[r].max, sum = 0.0;
+    for (int c = 0; c < columns; ++c) {
+      if (visibilities[r].at(c)) max = std::max(max, scale * row[c]);
+    }
+    // A score is rounded, and so are the maximum and the difference; exp is within 2 ulp.
+    const double relative = std::expm1(2 * kU * (std::abs(scale) * 70.0 + std::abs(max)) + 6 * kU);
+    for (int c = 0; c < columns; ++c) {
+      const bool seen = visibilities[r].at(c);
+      const double e = seen ? std::exp(scale * row[c] - max) : 0.0;
+      expect("softmax_rows", r * ld + c, scores[r * ld + c], e, seen ? e * relative + kFlush : 0.0);
+      sum += e;
+    }
+    const double factor = std::isinf(max) ? 1.0 : std::exp(start[r].max - max);
+    expect("softmax_rows: factor", r, factors[r], factor, factor * relative + kFlush);
+    expect("softmax_rows: max", r, stats[r].max, max, std::abs(max) * kU);
+    const double total = start[r].sum * factor + sum;
+    expect("softmax_rows: sum", r, stats[r].sum, total, total * (relative + (columns + 2) * kU) + columns * kFlush);
   }
-  const bool nothing = std::isinf(max);
-  const double factor = nothing ? 1.0 : std::exp(start.max - max);
-  expect("softmax_row: factor", 0, rescale, factor, factor * relative + kFlush);
-  expect("softmax_row: max", 0, stats.max, max, std::abs(max) * kU);
-  const double total = start.sum * factor + sum;
-  expect("softmax_row: sum", 0, stats.sum, total, total * (relative + (columns + 2) * kU) + columns * kFlush);
 }
 
 void check_softmax_grad(const cpu::Microkernel& kernel, Random& random) {
