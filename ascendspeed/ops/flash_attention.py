@@ -14,6 +14,8 @@ from ascendspeed.ops import dropout, library  # which registers fake kernels and
 
 __all__ = ["NO_LIMIT", "FlashAttentionScoreOutput", "choose_seed", "flash_attention_score"]
 
+_FORWARD = torch.ops.ascendspeed.flash_attention_score.default
+
 NO_LIMIT = 2147483647  # pre_tockens, next_tockens: as far as there are keys
 
 
@@ -120,6 +122,7 @@ def flash_attention_score(
 
     Source: aclnnFlashAttentionScore, "Parameters" and "Constraints"; docs/operator.md.
     """
+    # In the order of the schema, so that the values alone can be handed over: names would cost more than a small problem.
     attributes = {
         "pse": pse,
         "drop_mask": drop_mask,
@@ -147,8 +150,8 @@ def flash_attention_score(
         "sync": sync,
     }
     attributes["seed"] = choose_seed(query, key, value, head_num, input_layout, attributes)
-    attention_out, softmax_max, softmax_sum = torch.ops.ascendspeed.flash_attention_score(
-        query, key, value, head_num, input_layout, **attributes
+    attention_out, softmax_max, softmax_sum = _FORWARD(
+        query, key, value, head_num, input_layout, *attributes.values()
     )
     return FlashAttentionScoreOutput(attention_out, softmax_max, softmax_sum, query.new_empty(0, dtype=torch.float32))
 

@@ -55,7 +55,7 @@ void load_bf16_transposed(DType, const void* source, int64_t row_stride, int64_t
         out[r * Along + i] = c < columns ? base[r * row_stride + c * column_stride] : uint16_t{0};
       }
     }
-    __builtin_memset(out + rows * Along, 0, static_cast<size_t>(ld - rows) * Along * 2);
+    for (int r = rows; r % kTileAlign != 0; ++r) __builtin_memset(out + r * Along, 0, Along * 2);
   }
 }
 

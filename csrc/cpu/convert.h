@@ -134,7 +134,7 @@ void load_transposed_as(const void* source, int64_t row_stride, int64_t column_s
   for (; first < columns; ++first) {
     float* to = tile + static_cast<ptrdiff_t>(first) * ld;
     for (int r = 0; r < rows; ++r) to[r] = T::to_float(base[r * row_stride + first * column_stride]);
-    for (int r = rows; r < ld; ++r) to[r] = 0.0f;
+    for (int r = rows; r % kTileAlign != 0; ++r) to[r] = 0.0f;
   }
 }
 

@@ -57,7 +57,8 @@ struct Products {
                  int ldb, float* c, int ldc, bool accumulate);
 
   // Memory of `dtype` to operands, [rows][columns] with strides that count elements; bfloat16 alone where along > 1.
-  // What is left of the last unit and of each row of units, up to ld, becomes 0.
+  // What is left of the last unit becomes 0, and so does the rest of each row of units up to ld, of a transposed one up
+  // to a multiple of kTileAlign.
   void (*load_rows)(DType dtype, const void* source, int64_t row_stride, int64_t column_stride, int rows, int columns,
                     void* units, int ld);  // [rows][units along columns]
   void (*load_transposed)(DType dtype, const void* source, int64_t row_stride, int64_t column_stride, int rows,

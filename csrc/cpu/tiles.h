@@ -10,9 +10,9 @@
 
 namespace ascendspeed::cpu {
 
-// A tile of scores is kRowBlock query rows by kKeyBlock keys: multiples of every register tile (6 or 12 rows, 16 or
-// 32 columns) that keep a tile of scores, float32, in a first-level cache of 32 KiB.
-constexpr int kRowBlock = 72;
+// A tile of scores is kRowBlock query rows by kKeyBlock keys: multiples of every register tile (6, 12 or 16 rows, 16 or
+// 32 columns), large enough that what is done once for each tile hardly counts, small enough for a second-level cache.
+constexpr int kRowBlock = 96;
 constexpr int kKeyBlock = 96;
 static_assert(kKeyBlock >= kRowBlock);  // the backward keeps a block of rows in a tile of keys
 constexpr int kKeyLeading = leading(kKeyBlock);

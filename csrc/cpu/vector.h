@@ -8,6 +8,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "cpu/microkernel.h"
+
 namespace ascendspeed::cpu {
 namespace {
 
@@ -81,7 +83,8 @@ inline void transpose(Vec (&rows)[kWidth]) {
   }
 }
 
-// kWidth columns of `rows` rows to kWidth lines of `ld` floats, the rest of each 0. row(r): those columns of row r.
+// kWidth columns of `rows` rows to kWidth lines of `ld` floats, each with zeros up to a whole number of cache lines.
+// row(r): those columns of row r.
 template <typename Row>
 inline void transpose_lines(int rows, int ld, float* lines, Row&& row) {
   int r = 0;
@@ -93,7 +96,7 @@ inline void transpose_lines(int rows, int ld, float* lines, Row&& row) {
 #pragma GCC unroll 16
     for (int i = 0; i < kWidth; ++i) store(lines + static_cast<ptrdiff_t>(i) * ld + r, block[i]);
   }
-  for (; r < ld; r += kWidth) {
+  for (; r % kTileAlign != 0; r += kWidth) {
     for (int i = 0; i < kWidth; ++i) store(lines + static_cast<ptrdiff_t>(i) * ld + r, Vec{});
   }
 }

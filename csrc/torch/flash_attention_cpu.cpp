@@ -49,12 +49,21 @@ void fill_params(const at::Tensor& query, const at::Tensor& key, const at::Tenso
   ascendspeed::fill_params(describe(query), rest.attributes, resolved, memory, p);
 }
 
-cpu::Parallel torch_threads() {
-  return {at::get_num_threads(), [](int threads, void (*body)(void*, int), void* state) {
+cpu::Parallel torch_threads(int most = at::get_num_threads()) {
+  return {std::min(most, at::get_num_threads()), [](int threads, void (*body)(void*, int), void* state) {
             at::parallel_for(0, threads, 1, [&](int64_t begin, int64_t end) {
               for (int64_t thread = begin; thread < end; ++thread) body(state, static_cast<int>(thread));
             });
           }};
+}
+
+// As many threads as have something to do for longer than waking them takes, some microseconds.
+cpu::Parallel threads_for(const Geometry& g) {
+  constexpr int64_t kMultiplyAddsPerThread = 1 << 20;
+  const int64_t rows = g.sequences == nullptr ? g.batch * g.q_len : g.q_total;
+  const int64_t pairs = rows * g.heads * g.kv_len;
+  return torch_threads(
+      static_cast<int>(std::clamp<int64_t>(pairs * (g.score_dim() + g.v_dim) / kMultiplyAddsPerThread, 1, 1 << 20)));
 }
 
 at::Tensor empty_scratch(int64_t bytes) {
@@ -74,7 +83,7 @@ void compute_forward(const ForwardArguments& arguments, const Resolved& resolved
   p.attention_out = mutable_view_of(out.attention_out, resolved.layout, resolved.geometry.v_dim);
   p.softmax_max = out.softmax_max.mutable_data_ptr<float>();
   p.softmax_sum = out.softmax_sum.mutable_data_ptr<float>();
-  const cpu::Parallel parallel = torch_threads();
+  const cpu::Parallel parallel = threads_for(resolved.geometry);
   const at::Tensor scratch = empty_scratch(cpu::forward_scratch_bytes(p, parallel.threads));
   cpu::flash_forward(p, parallel, aligned(scratch));
 }
@@ -101,7 +110,7 @@ void compute_backward(const BackwardArguments& arguments, const Resolved& resolv
     p.dpse = {out.dpse.mutable_data_ptr(), pse_planes(arguments.rest.attributes, resolved, out.dpse.strides().vec())};
   }
   if (p.sink != nullptr) p.dsink = out.dsink.mutable_data_ptr<float>();
-  const cpu::Parallel parallel = torch_threads();
+  const cpu::Parallel parallel = threads_for(g);
   const at::Tensor scratch = empty_scratch(cpu::backward_scratch_bytes(p, parallel.threads));
   cpu::flash_backward(p, parallel, aligned(scratch));
 }

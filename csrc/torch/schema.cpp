@@ -79,6 +79,16 @@ AttributeArguments read_attributes(Reader& read) {
   return result;
 }
 
+bool on_one_device(const torch::jit::Stack& stack) {
+  std::optional<c10::Device> device;
+  for (const c10::IValue& value : stack) {
+    if (!value.isTensor() || !value.toTensor().defined()) continue;
+    if (device && *device != value.toTensor().device()) return false;
+    device = value.toTensor().device();
+  }
+  return true;
+}
+
 OptionalTensor describe_given(const at::Tensor& tensor) { return describe(std::optional<at::Tensor>(tensor)); }
 
 }  // namespace
@@ -99,6 +109,7 @@ std::string backward_schema() {
 
 NamedDevices devices_of(const c10::FunctionSchema& schema, const torch::jit::Stack& stack) {
   NamedDevices devices;
+  if (on_one_device(stack)) return devices;
   for (size_t i = 0; i < stack.size(); ++i) {
     if (!stack[i].isTensor() || !stack[i].toTensor().defined()) continue;
     devices.emplace_back(schema.arguments()[i].name(), stack[i].toTensor().device().str());

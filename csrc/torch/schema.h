@@ -41,7 +41,7 @@ struct BackwardArguments {
   BackwardProblem problem() const;
 };
 
-// The devices of the tensors among a call's arguments.
+// The devices of the tensors among a call's arguments; none where they are all on one.
 NamedDevices devices_of(const c10::FunctionSchema& schema, const torch::jit::Stack& stack);
 
 // Take the arguments of one call off the stack; they must be all that is on it.

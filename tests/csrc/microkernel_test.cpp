@@ -200,6 +200,7 @@ void check_loads(const cpu::Microkernel& kernel, Random& random) {
                                  transposed.data(), transposed_ld);
   for (int64_t i = 0; i < transposed.count; ++i) {
     const int64_t r = i % transposed_ld, c = i / transposed_ld;
+    if (r >= cpu::padded(rows)) continue;  // not for anybody to read
     expect("load_transposed", i, transposed[i], r < rows ? tensor.at(0, 0, r)[c] : 0.0, 0.0);
   }
 

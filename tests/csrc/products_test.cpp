@@ -80,9 +80,9 @@ void pack(const cpu::Products& q, Random& random, Way way, Operand& operand) {
 
 void check_units(const cpu::Products& q, Way way, const Operand& operand) {
   const auto& [batch, head, count, depth] = operand.numbers.sizes;
-  // What a pack leaves of a line is not for anybody to read.
+  // What a pack or a transpose leaves of a line is not for anybody to read.
   const int64_t padded_units = along_rows(way) ? cpu::padded(depth) / q.along : cpu::padded(count);
-  const int64_t width = packed(way) ? padded_units : operand.ld;
+  const int64_t width = packed(way) || way == Way::kLoadTransposed ? padded_units : operand.ld;
   for (int64_t line = 0; line < operand.lines; ++line) {
     for (int64_t place = 0; place < width; ++place) {
       const int64_t v = along_rows(way) ? line : place, unit = along_rows(way) ? place : line;

@@ -156,9 +156,9 @@ def test_results_are_bitwise_the_same_for_any_number_of_threads(mode):
 
 @cpu_only("how much memory a thread may take for itself")
 def test_a_head_too_large_for_the_scratch_is_computed_twice_to_the_same_bits():
-    """dq of a group in float32 takes 91 blocks of 72 rows * 272 columns * 8 heads * 4 bytes = 54 MiB for the longest
+    """dq of a group in float32 takes 68 blocks of 96 rows * 272 columns * 8 heads * 4 bytes = 54 MiB for the longest
     element: more than the 48 that one thread may hold, less than the 96 of two."""
-    held = 91 * 72 * 272 * 8 * 4
+    held = 68 * 96 * 272 * 8 * 4
     case = PackedCase(
         q_lens=(150, 6500, 73), kv_lens=(210, 100, 97), heads=8, kv_heads=1, qk_dim=256, v_dim=8, dtype=torch.bfloat16,
         masked=True, sparse_mode=2, pse="full", pse_type=0, sink=True, dropout="seed", keep_prob=0.7,
