@@ -122,7 +122,7 @@ def flash_attention_score(
 
     Source: aclnnFlashAttentionScore, "Parameters" and "Constraints"; docs/operator.md.
     """
-    # In the order of the schema, so that the values alone can be handed over: names would cost more than a small problem.
+    # In the order of the schema, so that the values alone can be handed over: names take longer than a small problem.
     attributes = {
         "pse": pse,
         "drop_mask": drop_mask,
@@ -150,9 +150,7 @@ def flash_attention_score(
         "sync": sync,
     }
     attributes["seed"] = choose_seed(query, key, value, head_num, input_layout, attributes)
-    attention_out, softmax_max, softmax_sum = _FORWARD(
-        query, key, value, head_num, input_layout, *attributes.values()
-    )
+    attention_out, softmax_max, softmax_sum = _FORWARD(query, key, value, head_num, input_layout, *attributes.values())
     return FlashAttentionScoreOutput(attention_out, softmax_max, softmax_sum, query.new_empty(0, dtype=torch.float32))
 
 

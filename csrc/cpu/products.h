@@ -8,8 +8,6 @@
 
 #if defined(__AVX512BF16__)
 #include <immintrin.h>
-#elif defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
-#include <arm_neon.h>
 #endif
 
 namespace ascendspeed::cpu {
@@ -39,9 +37,6 @@ struct PairUnits {
 #if defined(__AVX512BF16__) && ASCENDSPEED_VECTOR_BYTES == 64
     return reinterpret_cast<Vec>(
         _mm512_dpbf16_ps(reinterpret_cast<__m512>(sum), reinterpret_cast<__m512bh>(a), reinterpret_cast<__m512bh>(b)));
-#elif defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC) && ASCENDSPEED_VECTOR_BYTES == 16
-    return reinterpret_cast<Vec>(vbfdotq_f32(reinterpret_cast<float32x4_t>(sum), reinterpret_cast<bfloat16x8_t>(a),
-                                             reinterpret_cast<bfloat16x8_t>(b)));
 #else
     sum = flushed(sum + flushed(a << 16) * flushed(b << 16));
     return flushed(sum + flushed(a) * flushed(b));

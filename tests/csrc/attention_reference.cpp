@@ -15,7 +15,8 @@ constexpr double kFlush = 2.0 * FLT_MIN;          // exp gives 0 where its resul
 constexpr double kDenormal = 2.0 * FLT_MIN * kU;  // what a product that underflows may lose
 constexpr double kExpUlps = 4.0;                  // exp is within 2 ulp = 4 u
 // Products of bfloat16 round P and dS to bfloat16 first, and take for 0 what lies below the smallest normal number.
-constexpr double kWeightU = 0x1p-8, kLost = FLT_MIN;
+// Sums of them round to nearest on x86, to odd on Arm, which is off by up to two units.
+constexpr double kWeightU = 0x1p-8, kLost = FLT_MIN, kProductU = 2 * kU;
 constexpr int64_t kKeysPerStep = 16;  // of the online softmax, at least
 
 bool visible(const AttentionCase& c, int64_t b, int64_t n, int64_t i, int64_t j) {
@@ -130,6 +131,7 @@ class Reference {
     if (c.dtype == DType::kBFloat16 && cpu::active_microkernel().bfloat16 != nullptr) {
       weight_u = kWeightU;
       lost = kLost;
+      product_u = kProductU;
     }
     const int64_t stats = (c.packed ? c.q_total() : c.rows_before(c.batch())) * c.heads;
     e.attention_out = Bounded(c.dy.sizes);
@@ -207,7 +209,7 @@ class Reference {
     double sum = c.has_sink ? std::exp(c.sink[n] - max) : 0.0;
     for (Score& s : seen) sum += s.p = std::exp(s.score - max);
     // A score: products summed, a shift (distance, root, slope: three roundings) added, then scaled.
-    const double score_error = static_cast<double>(c.qk_dim + c.rope_dim + 6) * kU * magnitude + lost_in_score;
+    const double score_error = static_cast<double>(c.qk_dim + c.rope_dim + 6) * product_u * magnitude + lost_in_score;
     // exp(score - max): errors of both, rounding of the subtraction, exp. The rescaling factors of the online softmax
     // multiply up to exp(total rise of the maximum), with one exp and one product for each step.
     const double spread = 2 * magnitude + (c.has_sink ? 2 * std::abs(c.sink[n]) : 0.0);
@@ -224,7 +226,8 @@ class Reference {
       const double* v = key_at(c.value, s.j);
       for (int64_t d = 0; d < c.v_dim; ++d) {
         out[d] += s.p * s.factor * v[d];
-        const double weight = 2 * sum_error + 5 * kU + weight_u * (1 + 2 * sum_error);
+        const double weight =
+            2 * sum_error + 5 * kU + static_cast<double>(keys + 1) * (product_u - kU) + weight_u * (1 + 2 * sum_error);
         out_error[d] += (weight * s.p + kFlush) * s.factor * std::abs(v[d]) + kDenormal +
                         lost * (1.0 + s.p * s.factor + std::abs(v[d]));
       }
@@ -247,17 +250,17 @@ class Reference {
       Dot dyv;
       dyv.add(dy, v, c.v_dim);
       const double difference = dyv.sum * s.factor - delta, ds = s.p * difference;
-      const double dp_error = static_cast<double>(c.v_dim + 4) * kU * dyv.magnitude + lost * dyv.terms;
+      const double dp_error = static_cast<double>(c.v_dim + 4) * product_u * dyv.magnitude + lost * dyv.terms;
       const double ds_error = s.p * (dp_error * s.factor + delta_error) + std::abs(ds) * (p_error + 4 * kU) +
                               kFlush * std::abs(difference) + 2 * kDenormal;
       const double packed = ds_error + weight_u * (std::abs(ds) + ds_error);
-      const double by_row = std::abs(c.scale) * (packed + static_cast<double>(keys + 2) * kU * std::abs(ds));
-      const double by_key = std::abs(c.scale) * (packed + (summed_rows + 2) * kU * std::abs(ds));
+      const double by_row = std::abs(c.scale) * (packed + static_cast<double>(keys + 2) * product_u * std::abs(ds));
+      const double by_key = std::abs(c.scale) * (packed + (summed_rows + 2) * product_u * std::abs(ds));
       accumulate(e.dq, e.dq.value.at(tb, n, q_row), c.scale * ds, by_row, lost, k);
       accumulate(e.dq_rope, e.dq_rope.value.at(tb, n, q_row), c.scale * ds, by_row, lost, k_rope);
       accumulate(e.dk, key_at(e.dk.value, s.j), c.scale * ds, by_key, lost, q);
       accumulate(e.dk_rope, key_at(e.dk_rope.value, s.j), c.scale * ds, by_key, lost, q_rope);
-      const double z = s.p * s.factor, z_error = p_error + (summed_rows + 4) * kU + weight_u * (1 + p_error);
+      const double z = s.p * s.factor, z_error = p_error + (summed_rows + 4) * product_u + weight_u * (1 + p_error);
       accumulate(e.dv, key_at(e.dv.value, s.j), z, z * z_error + kFlush * s.factor, lost, dy);
       if (c.pse.count() > 0 && c.pse_type < 2) {
         const double by = c.pse_type == 1 ? c.scale : 1.0;
@@ -275,7 +278,7 @@ class Reference {
   }
 
   const AttentionCase& c;
-  double weight_u = 0.0, lost = 0.0;
+  double weight_u = 0.0, lost = 0.0, product_u = kU;
   Expected e;
 };
 

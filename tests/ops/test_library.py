@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
 
+from ascendspeed import _C
 from ascendspeed.ops import compressed_atten_mask, flash_attention_score
+from ascendspeed.ops.library import peak_gflops
 from tests.support import operator
 from tests.support.cases import LAYOUTS, Case
 from tests.support.device import DEVICE, cpu_only
@@ -49,6 +51,16 @@ def test_opcheck(case):
         (*tensors, dy, maximum, total, None, out, case.heads, case.layout),
         attributes | {"needs_dpse": has_dpse(case.pse, case.pse_type)},
     )
+
+
+@pytest.mark.parametrize("bfloat16", [False, True])
+def test_the_peak_counts_what_its_loop_does(bfloat16):
+    """Two operations for each product and sum; units of 1, 2 or 4 numbers in vectors of at least 4 floats."""
+    one, ten = _C.spin(bfloat16, 1), _C.spin(bfloat16, 10)
+    assert one > 0
+    assert one % 8 == 0
+    assert ten == 10 * one
+    assert peak_gflops(torch.bfloat16 if bfloat16 else torch.float32, 0.01) > 0
 
 
 @pytest.mark.parametrize("mode", [None, 2, 3, 4, 6])

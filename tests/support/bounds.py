@@ -113,6 +113,7 @@ def bounds(
     visible = (~mask).double()
     in_bfloat16 = dtype == torch.bfloat16 and multiplies_bfloat16()
     weight_u, lost = (_WEIGHT_U, _LOST) if in_bfloat16 else (0.0, 0.0)
+    u = 2 * _U if in_bfloat16 else _U  # of a sum of products: Arm's instructions round to odd, x86's to nearest
 
     def may_lose(a: Tensor, b: Tensor) -> Tensor:
         """What a @ b loses where numbers and products may each count as 0."""
@@ -122,7 +123,7 @@ def bounds(
     inside, outside = (shift, 0.0) if shift_in_scale and shift is not None else (torch.zeros(()), shift)
     outside = torch.zeros(()) if outside is None else torch.as_tensor(outside)
     magnitude = (abs(scale) * (q.abs() @ k.abs().transpose(-1, -2) + inside.abs()) + outside.abs()) * visible
-    score_error = (depth + 6) * _U * magnitude.amax(dim=-1, keepdim=True)
+    score_error = (depth + 6) * u * magnitude.amax(dim=-1, keepdim=True)
     score_error = score_error + abs(scale) * may_lose(q, k.transpose(-1, -2)).amax(dim=-1, keepdim=True)
     # exp(score - max): errors of both scores, rounding of the subtraction, exp itself. The rescaling factors of the
     # online softmax multiply up to exp(total rise of the maximum), with one exp and one product per step.
@@ -134,7 +135,7 @@ def bounds(
     weight_error = torch.expm1(2 * score_error + 2 * _U * spread + (_EXP_ULPS + 2) * _U * (steps + 1))
     # Row sum and weighted sum run over the keys; the quotient has the error of both.
     sum_error = weight_error + (keys + 1) * _U
-    total_error = 2 * sum_error + 5 * _U + weight_u * (1 + 2 * sum_error)
+    total_error = 2 * sum_error + 5 * _U + (keys + 1) * (u - _U) + weight_u * (1 + 2 * sum_error)
     out_error = total_error * ((exact.probabilities * factor) @ v.abs()) + _FLUSH * ((visible * factor) @ v.abs())
     out_error = out_error + keys * _DENORMAL + may_lose(exact.probabilities * factor, v)
 
@@ -148,7 +149,7 @@ def bounds(
     delta = (dy * exact.attention_out).sum(dim=-1, keepdim=True)
     ds = p * (dp - delta).abs()
     ds_error = (
-        p * ((v_dim + 4) * _U * dp_scale + may_lose(dy, v.transpose(-1, -2)) * factor + delta_error)
+        p * ((v_dim + 4) * u * dp_scale + may_lose(dy, v.transpose(-1, -2)) * factor + delta_error)
         + ds * (p_error + 4 * _U)
         + _FLUSH * (dp - delta).abs()
         + 2 * _DENORMAL
@@ -158,10 +159,10 @@ def bounds(
         return t.unflatten(1, (kv_heads, group)).sum(dim=2)
 
     packed_error = ds_error + weight_u * (ds + ds_error)
-    dq_error = abs(scale) * ((packed_error + (keys + 2) * _U * ds) @ k.abs()) + may_lose(scale * ds, k)
+    dq_error = abs(scale) * ((packed_error + (keys + 2) * u * ds) @ k.abs()) + may_lose(scale * ds, k)
     ds_t, packed_error_t, z = ds.transpose(-1, -2), packed_error.transpose(-1, -2), p * factor
-    dk_error = abs(scale) * ((packed_error_t + (rows + 2) * _U * ds_t) @ q.abs()) + may_lose(scale * ds_t, q)
-    z_error = z * (p_error + (rows + 4) * _U + weight_u * (1 + p_error)) + _FLUSH * factor
+    dk_error = abs(scale) * ((packed_error_t + (rows + 2) * u * ds_t) @ q.abs()) + may_lose(scale * ds_t, q)
+    z_error = z * (p_error + (rows + 4) * u + weight_u * (1 + p_error)) + _FLUSH * factor
     dv_error = z_error.transpose(-1, -2) @ dy.abs() + may_lose(z.transpose(-1, -2), dy)
     dk_error, dv_error = over_group(dk_error), over_group(dv_error)
     dq_error, dk_error, dv_error = dq_error + keys * _DENORMAL, dk_error + rows * _DENORMAL, dv_error + rows * _DENORMAL
