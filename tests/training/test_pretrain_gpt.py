@@ -145,12 +145,12 @@ def test_kinds_of_model_train_and_resume(tmp_path, cache, more):
 def test_it_learns_more_than_how_frequent_the_tokens_are(tmp_path, cache, capsys):
     main(
         f"{' '.join(TINY)} --hidden-size 64 --seq-length 64 --max-position-embeddings 64 --micro-batch-size 8 "
-        f"--train-iters 150 --vocab-size 512 --position-embedding-type rope --save {tmp_path / 's'} --log-interval 50 "
+        f"--train-iters 250 --vocab-size 512 --position-embedding-type rope --save {tmp_path / 's'} --log-interval 50 "
         "--full-validation".split()
         + cache
     )
     unigram = float(capsys.readouterr().out.split("unigram entropy of the validation text: ")[1].split(",")[0])
-    assert history(tmp_path / "s")[-1]["validation_loss"] < unigram - 0.3
+    assert history(tmp_path / "s")[-1]["validation_loss"] < unigram - 0.5
 
 
 def test_without_clipping_the_norm_is_measured_all_the_same(tmp_path, cache):
