@@ -12,7 +12,8 @@ import sys
 from collections.abc import Sequence
 
 from ascendspeed.bench import suite, train
-from ascendspeed.bench.command_line import Parser, count, seconds
+from ascendspeed.bench.command_line import count, seconds
+from ascendspeed.training.flags import Parser
 from ascendspeed.training.mistakes import EXIT_CODE, Mistake
 
 __all__ = ["main"]

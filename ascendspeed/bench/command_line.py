@@ -1,18 +1,8 @@
-"""The parser's class and the kinds of numbers it takes: a mistake is one line that names flag, value and rule."""
+"""The kinds of numbers a benchmark's flags take: a mistake is one line that names flag, value and rule."""
 
 import argparse
-from typing import NoReturn
 
-from ascendspeed.training.mistakes import Mistake
-
-__all__ = ["Parser", "count", "seconds"]
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse that raises `Mistake` where it would print its usage and exit."""
-
-    def error(self, message: str) -> NoReturn:
-        raise Mistake(message)
+__all__ = ["count", "seconds"]
 
 
 def count(text: str) -> int:

@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 from ascendspeed.training import configs, known_flags, rules
 from ascendspeed.training.mistakes import Mistake
 
-__all__ = ["ACCEPTED", "GROUPS", "REFUSED", "markdown", "parse"]
+__all__ = ["ACCEPTED", "GROUPS", "REFUSED", "Parser", "markdown", "parse"]
 
 # RunConfig's groups in the order of the help: field name -> class.
 GROUPS: dict[str, type] = {f.name: f.type for f in dataclasses.fields(configs.RunConfig) if isinstance(f.type, type)}
@@ -120,15 +120,15 @@ def markdown() -> str:
     return "\n".join(lines[1:]) + "\n"
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     """argparse that raises `Mistake` where it would print and exit, so that every rank goes the same way."""
 
     def error(self, message: str) -> NoReturn:
         raise Mistake(message)
 
 
-def _parser() -> _Parser:
-    parser = _Parser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="python -m ascendspeed.training.pretrain_gpt",
         description="Pretrain a GPT with megatron-core. Flags have Megatron-LM's names, meaning and defaults unless "
         "marked (ours).",

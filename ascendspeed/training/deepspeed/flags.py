@@ -3,7 +3,6 @@
 `python -m ascendspeed.training.deepspeed.flags` prints the tables of docs/deepspeed.md.
 """
 
-import argparse
 import dataclasses
 import os
 import sys
@@ -82,13 +81,8 @@ def _mistakes(run: RunConfig, slices: int) -> Iterator[str]:
         yield f"--seq-length={m.seq_length} is not divisible by --ds-sequence-parallel-size={slices}"
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> Any:
-        raise Mistake(message)
-
-
-def _parser() -> _Parser:
-    parser = _Parser(
+def _parser() -> flags.Parser:
+    parser = flags.Parser(
         prog="python -m ascendspeed.training.deepspeed.pretrain_gpt",
         description="Pretrain a GPT with DeepSpeed. These flags, and those of pretrain_gpt, which follow.",
         allow_abbrev=False,
