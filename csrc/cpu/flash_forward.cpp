@@ -122,9 +122,9 @@ void attend(const Context& c, const Tile& tile, int block) {
     const float* scores = w.scores + strip.row * kKeyLeading + strip.begin;
     const void* weights = scores;
     if (q.along > 1) {
-      weights = unit(q, w.weights, int64_t{strip.row} * w.weights_ld);
-      q.pack_rows(strip.rows, strip.end - strip.begin, scores, kKeyLeading,
-                  w.weights + strip.row * int64_t{w.weights_ld} * q.unit_bytes, w.weights_ld);
+      void* const packed = unit(q, w.weights, int64_t{strip.row} * w.weights_ld);
+      q.pack_rows(strip.rows, strip.end - strip.begin, scores, kKeyLeading, packed, w.weights_ld);
+      weights = packed;
     }
     const int keys = std::min(strip.end, tile.keys) - strip.begin;
     q.matmul(strip.rows, padded(g.v_dim), units(q, keys), weights, w.weights_ld, 1,

@@ -238,9 +238,9 @@ class Strips {
     const RowVisibility last = row_visibility(p, tile, tile.rows - 1, nullptr);
     // Both ends of the interval grow with the row.
     inside_ = last.begin == 0 && first.end == tile.keys;
-    height_ = inside_ ? tile.rows : height;
-    for (int row = 0; row < tile.rows; row += height_) {
-      const int rows = std::min(height_, tile.rows - row);
+    if (inside_) height = tile.rows;
+    for (int row = 0; row < tile.rows; row += height) {
+      const int rows = std::min(height, tile.rows - row);
       const int begin = row_visibility(p, tile, row, nullptr).begin;
       const int end = row_visibility(p, tile, row + rows - 1, nullptr).end;
       strips_[count_++] =
@@ -265,7 +265,7 @@ class Strips {
   }
 
  private:
-  int rows_, height_, count_ = 0;
+  int rows_, count_ = 0;
   bool inside_;
   Strip strips_[kRowBlock / kLeastStrip + 1];
 };

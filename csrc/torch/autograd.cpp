@@ -26,6 +26,11 @@ struct Differentiable {
   std::array<size_t, kCount> places;
 };
 
+const Differentiable& differentiable(const c10::OperatorHandle& score) {
+  static const Differentiable result(score.schema());  // found by name, once and not in every call
+  return result;
+}
+
 bool takes_tensor(const c10::FunctionSchema& schema, size_t i) {
   return schema.arguments()[i].type()->isSubtypeOf(*c10::OptionalType::ofTensor());
 }
@@ -97,7 +102,7 @@ class Score : public torch::autograd::Function<Score> {
     const at::Tensor &out = tensor[0], &max = tensor[1], &sum = tensor[2];
 
     // Inputs that are None were not handed over: which gradient is the next one's.
-    const Differentiable inputs(score.schema());
+    const Differentiable& inputs = differentiable(score);
     std::vector<size_t> given;
     for (size_t n = 0; n < Differentiable::kCount; ++n) {
       if (arguments[inputs.places[n]].isTensor()) given.push_back(n);
@@ -130,9 +135,8 @@ void call_differentiable(const c10::OperatorHandle& op, const variable_list& inp
 
 void forward(const c10::OperatorHandle& op, Stack* stack) {
   if (!any_requires_grad(*stack)) return call_below(op, stack);
-  static const Differentiable differentiable(op.schema());
   variable_list inputs;
-  for (const size_t place : differentiable.places) {
+  for (const size_t place : differentiable(op).places) {
     if (tensor_at(*stack, place).defined()) inputs.push_back(tensor_at(*stack, place));
   }
   call_differentiable<Score>(op, inputs, stack);
