@@ -30,6 +30,7 @@ SOURCES = [
     *SHARED["cpu"],
     "csrc/torch/autograd.cpp",
     "csrc/torch/calls.cpp",
+    "csrc/torch/direct_call.cpp",
     "csrc/torch/flash_attention_cpu.cpp",
     "csrc/torch/library.cpp",
     "csrc/torch/library_npu.cpp",

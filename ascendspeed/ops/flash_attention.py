@@ -4,8 +4,9 @@ The names and defaults are CANN's (pre_tockens and next_tockens are spelled as i
 by the kernel of the tensors' device; which arguments are legal by csrc/attention/rules.cpp.
 """
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,8 +14,6 @@ from torch import Tensor
 from ascendspeed.ops import dropout, library  # which registers fake kernels and gradients
 
 __all__ = ["NO_LIMIT", "FlashAttentionScoreOutput", "choose_seed", "flash_attention_score"]
-
-_FORWARD = torch.ops.ascendspeed.flash_attention_score.default
 
 NO_LIMIT = 2147483647  # pre_tockens, next_tockens: as far as there are keys
 
@@ -122,45 +121,25 @@ def flash_attention_score(
 
     Source: aclnnFlashAttentionScore, "Parameters" and "Constraints"; docs/operator.md.
     """
-    # In the order of the schema, so that the values alone can be handed over: names take longer than a small problem.
-    attributes = {
-        "pse": pse,
-        "drop_mask": drop_mask,
-        "padding_mask": padding_mask,
-        "atten_mask": atten_mask,
-        "sink": sink,
-        "query_rope": query_rope,
-        "key_rope": key_rope,
-        "prefix": prefix,
-        "actual_seq_qlen": actual_seq_qlen,
-        "actual_seq_kvlen": actual_seq_kvlen,
-        "q_start_idx": q_start_idx,
-        "kv_start_idx": kv_start_idx,
-        "scale": scale,
-        "keep_prob": keep_prob,
-        "pre_tockens": pre_tockens,
-        "next_tockens": next_tockens,
-        "inner_precise": inner_precise,
-        "sparse_mode": sparse_mode,
-        "pse_type": pse_type,
-        "softmax_layout": softmax_layout,
-        "seed": seed,
-        "offset": offset,
-        "gen_mask_parallel": gen_mask_parallel,
-        "sync": sync,
-    }
-    attributes["seed"] = choose_seed(query, key, value, head_num, input_layout, attributes)
-    attention_out, softmax_max, softmax_sum = _FORWARD(query, key, value, head_num, input_layout, *attributes.values())
-    return FlashAttentionScoreOutput(attention_out, softmax_max, softmax_sum, query.new_empty(0, dtype=torch.float32))
+    before_seed = (  # in the order of the schema: names take longer to hand over than a small problem to compute
+        query, key, value, head_num, input_layout, pse, drop_mask, padding_mask, atten_mask, sink, query_rope, key_rope,
+        prefix, actual_seq_qlen, actual_seq_kvlen, q_start_idx, kv_start_idx, scale, keep_prob, pre_tockens,
+        next_tockens, inner_precise, sparse_mode, pse_type, softmax_layout,
+    )  # fmt: skip
+    if keep_prob != 1.0:
+        check = partial(library.check_forward, *before_seed)
+        seed = choose_seed(query, drop_mask, keep_prob, seed, offset, check)
+    outputs = library.forward(*before_seed, seed, offset, gen_mask_parallel, sync)
+    return FlashAttentionScoreOutput(*outputs, query.new_empty(0, dtype=torch.float32))
 
 
 def choose_seed(
-    query: Tensor, key: Tensor, value: Tensor, head_num: int, input_layout: str, attributes: dict[str, Any]
+    query: Tensor, drop_mask: Tensor | None, keep_prob: float, seed: int, offset: int, check: Callable[[], None]
 ) -> int:
     """The seed of a call: the one given or, where dropout generates its mask and neither seed nor offset was given, one
-    drawn from the default generator of query's device, after the call was found to be legal."""
-    generated = attributes["drop_mask"] is None and 0 < attributes["keep_prob"] < 1
-    if not generated or attributes["seed"] or attributes["offset"]:
-        return attributes["seed"]
-    library.check_forward(query, key, value, head_num, input_layout, **attributes)
+    drawn from the default generator of query's device, after `check` found the call to be legal."""
+    generated = drop_mask is None and 0 < keep_prob < 1
+    if not generated or seed or offset:
+        return seed
+    check()
     return dropout.draw_seed(query.device)

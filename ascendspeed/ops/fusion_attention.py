@@ -6,15 +6,15 @@ A thin layer on flash_attention_score for scripts that call torch_npu: signature
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ascendspeed.ops import dropout
+from ascendspeed.ops import dropout, library
 from ascendspeed.ops.flash_attention import NO_LIMIT, choose_seed, flash_attention_score
 from ascendspeed.ops.layout import count_probabilities
-from ascendspeed.ops.library import gives_dpse
 
 __all__ = [
     "_npu_dropout_gen_mask",
@@ -296,7 +296,10 @@ def _forward(
     if attributes["drop_mask"] is None and attributes["keep_prob"] == 1:
         attributes["seed"] = attributes["offset"] = 0
     # Chosen here, because it is returned.
-    attributes["seed"] = choose_seed(query, key, value, head_num, input_layout, attributes)
+    check = partial(library.check_forward, query, key, value, head_num, input_layout, **attributes)
+    attributes["seed"] = choose_seed(
+        query, attributes["drop_mask"], attributes["keep_prob"], attributes["seed"], attributes["offset"], check
+    )
     output = flash_attention_score(query, key, value, head_num, input_layout, **attributes)
     numels = _numels(query, key, head_num, input_layout, attributes)
     return (*output, attributes["seed"], attributes["offset"], numels)
@@ -322,7 +325,7 @@ def _backward(
             f"keep_prob={keep_prob}, seed=0, offset=0: {caller} has no argument for the forward's dropout_mask; pass "
             "the seed and offset that the forward returned, or differentiate through the forward"
         )
-    needs_dpse = gives_dpse(attributes["pse"]) and attributes["pse_type"] in (0, 1)
+    needs_dpse = library.gives_dpse(attributes["pse"]) and attributes["pse_type"] in (0, 1)
     dq, dk, dv, dpse, *rest = torch.ops.ascendspeed.flash_attention_score_grad(
         query, key, value, dy, *stats, head_num, input_layout, **attributes, needs_dpse=needs_dpse
     )

@@ -14,7 +14,7 @@ from torch import Tensor
 from ascendspeed import _C  # type: ignore[attr-defined]
 from ascendspeed.ops import layout
 
-__all__ = ["active_isa", "check_forward", "gives_dpse", "multiplies_bfloat16", "peak_gflops"]
+__all__ = ["active_isa", "check_forward", "forward", "gives_dpse", "multiplies_bfloat16", "peak_gflops"]
 
 _FORWARD = torch.ops.ascendspeed.flash_attention_score.default
 _BACKWARD = torch.ops.ascendspeed.flash_attention_score_grad.default
@@ -102,6 +102,13 @@ def check_forward(*given: Any, **attributes: Any) -> None:
         ValueError: what the call would raise.
     """
     _check(_C.check_forward, _filled(_FORWARD, given) | attributes)
+
+
+def forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """torch.ops.ascendspeed.flash_attention_score of all its arguments in the order of the schema, sooner: torch.ops
+    takes longer to parse them than a problem of a few tokens to compute."""
+    outputs = None if torch.compiler.is_compiling() else _C.call_directly(*arguments)
+    return _FORWARD(*arguments) if outputs is None else outputs
 
 
 @torch.library.register_fake("ascendspeed::flash_attention_score")

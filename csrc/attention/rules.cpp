@@ -11,9 +11,9 @@
 namespace ascendspeed {
 namespace {
 
-Status check_given(const std::vector<std::pair<std::string, OptionalTensor>>& tensors) {
+Status check_given(std::initializer_list<std::pair<const char*, const OptionalTensor*>> tensors) {
   for (const auto& [name, tensor] : tensors) {
-    if (!tensor) return null_pointer(name + " is None, the operator needs it");
+    if (!*tensor) return null_pointer(std::string(name) + " is None, the operator needs it");
   }
   return {};
 }
@@ -220,12 +220,14 @@ Status check_dropout_bits(int64_t numel, double keep_prob) {
 }
 
 Status check_forward(const ForwardProblem& p, Resolved* resolved) {
-  if (Status s = check_given({{"query", p.query}, {"key", p.key}, {"value", p.value}}); !s.ok()) return s;
+  if (Status s = check_given({{"query", &p.query}, {"key", &p.key}, {"value", &p.value}}); !s.ok()) return s;
   return check_common(*p.query, *p.key, *p.value, p.attributes, resolved);
 }
 
 Status check_backward(const BackwardProblem& p, Resolved* resolved) {
-  if (Status s = check_given({{"query", p.query}, {"key", p.key}, {"value", p.value}, {"dy", p.dy}}); !s.ok()) return s;
+  if (Status s = check_given({{"query", &p.query}, {"key", &p.key}, {"value", &p.value}, {"dy", &p.dy}}); !s.ok()) {
+    return s;
+  }
   if (Status s = check_common(*p.query, *p.key, *p.value, p.attributes, resolved); !s.ok()) return s;
   if (Status s = check_output_like("dy", *p.dy, *p.query, *resolved); !s.ok()) return s;
   if (Status s = check_stats("softmax_max", p.softmax_max, *resolved); !s.ok()) return s;

@@ -14,25 +14,31 @@ using torch::jit::Stack;
 
 constexpr size_t kFirstAttribute = 3;  // after query, key and value
 
-// What the forward differentiates by, as places among its arguments, in the order of the gradients they get.
-struct Differentiable {
-  explicit Differentiable(const c10::FunctionSchema& schema) {
+// Places among the forward's arguments, found once: asking a schema takes as long as a small problem does.
+struct Places {
+  explicit Places(const c10::FunctionSchema& schema) {
+    for (size_t i = 0; i < schema.arguments().size(); ++i) {
+      is_tensor.push_back(schema.arguments()[i].type()->isSubtypeOf(*c10::OptionalType::ofTensor()));
+    }
     size_t n = 0;
     for (const char* name : {"query", "key", "value", "pse", "sink", "query_rope", "key_rope"}) {
-      places[n++] = static_cast<size_t>(schema.argumentIndexWithName(name).value());
+      differentiable[n++] = static_cast<size_t>(schema.argumentIndexWithName(name).value());
     }
   }
   static constexpr size_t kCount = 7, kPse = 3;
-  std::array<size_t, kCount> places;
+  std::array<size_t, kCount> differentiable;  // in the order of the gradients they get
+  std::vector<bool> is_tensor;                // or None
 };
 
-const Differentiable& differentiable(const c10::OperatorHandle& score) {
-  static const Differentiable result(score.schema());  // found by name, once and not in every call
-  return result;
+const c10::OperatorHandle& score() {
+  static const c10::OperatorHandle op =
+      c10::Dispatcher::singleton().findSchemaOrThrow("ascendspeed::flash_attention_score", "");
+  return op;
 }
 
-bool takes_tensor(const c10::FunctionSchema& schema, size_t i) {
-  return schema.arguments()[i].type()->isSubtypeOf(*c10::OptionalType::ofTensor());
+const Places& places() {
+  static const Places result(score().schema());
+  return result;
 }
 
 at::Tensor tensor_at(const Stack& stack, size_t i) { return stack[i].isTensor() ? stack[i].toTensor() : at::Tensor(); }
@@ -64,7 +70,7 @@ class Score : public torch::autograd::Function<Score> {
     variable_list saved;
     std::vector<c10::IValue> values;
     for (size_t i = 0; i < stack->size(); ++i) {
-      if (takes_tensor(op->schema(), i)) {
+      if (places().is_tensor[i]) {
         saved.push_back(tensor_at(*stack, i));
       } else {
         values.push_back((*stack)[i]);
@@ -81,8 +87,6 @@ class Score : public torch::autograd::Function<Score> {
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& gradients) {
-    static const c10::OperatorHandle score =
-        c10::Dispatcher::singleton().findSchemaOrThrow("ascendspeed::flash_attention_score", "");
     static const c10::OperatorHandle grad =
         c10::Dispatcher::singleton().findSchemaOrThrow("ascendspeed::flash_attention_score_grad", "");
     constexpr size_t kOthers = 2;  // op and stack, which have no gradient
@@ -91,8 +95,9 @@ class Score : public torch::autograd::Function<Score> {
     auto tensor = saved.begin();
     auto value = values.begin();
     Stack arguments;
-    for (size_t i = 0; i < score.schema().arguments().size(); ++i) {
-      if (takes_tensor(score.schema(), i)) {
+    arguments.reserve(places().is_tensor.size());
+    for (const bool is_tensor : places().is_tensor) {
+      if (is_tensor) {
         arguments.push_back(tensor->defined() ? c10::IValue(*tensor) : c10::IValue());
         ++tensor;
       } else {
@@ -102,15 +107,14 @@ class Score : public torch::autograd::Function<Score> {
     const at::Tensor &out = tensor[0], &max = tensor[1], &sum = tensor[2];
 
     // Inputs that are None were not handed over: which gradient is the next one's.
-    const Differentiable& inputs = differentiable(score);
     std::vector<size_t> given;
-    for (size_t n = 0; n < Differentiable::kCount; ++n) {
-      if (arguments[inputs.places[n]].isTensor()) given.push_back(n);
+    for (size_t n = 0; n < Places::kCount; ++n) {
+      if (arguments[places().differentiable[n]].isTensor()) given.push_back(n);
     }
     variable_list result(given.size() + kOthers);
     if (!gradients[0].defined()) return result;
     const auto wants_dpse = [&] {
-      const auto pse = std::find(given.begin(), given.end(), Differentiable::kPse);
+      const auto pse = std::find(given.begin(), given.end(), Places::kPse);
       return pse != given.end() && ctx->needs_input_grad(static_cast<size_t>(pse - given.begin()));
     };
     Stack stack(arguments.begin(), arguments.begin() + kFirstAttribute);
@@ -133,10 +137,18 @@ void call_differentiable(const c10::OperatorHandle& op, const variable_list& inp
   for (at::Tensor& output : F::apply(at::TensorList(inputs), &op, &arguments)) stack->emplace_back(std::move(output));
 }
 
+void refuse_tangents(const Stack& stack) {
+  for (const c10::IValue& value : stack) {
+    const bool has_tangent = value.isTensor() && value.toTensor().defined() && value.toTensor()._fw_grad(0).defined();
+    TORCH_CHECK_NOT_IMPLEMENTED(!has_tangent, "flash_attention_score has no forward-mode derivative");
+  }
+}
+
 void forward(const c10::OperatorHandle& op, Stack* stack) {
+  refuse_tangents(*stack);
   if (!any_requires_grad(*stack)) return call_below(op, stack);
   variable_list inputs;
-  for (const size_t place : differentiable(op).places) {
+  for (const size_t place : places().differentiable) {
     if (tensor_at(*stack, place).defined()) inputs.push_back(tensor_at(*stack, place));
   }
   call_differentiable<Score>(op, inputs, stack);

@@ -59,7 +59,7 @@ cpu::Parallel torch_threads(int most = at::get_num_threads()) {
 
 // As many threads as have something to do for longer than waking them takes, some microseconds.
 cpu::Parallel threads_for(const Geometry& g) {
-  constexpr int64_t kMultiplyAddsPerThread = 1 << 20;
+  constexpr int64_t kMultiplyAddsPerThread = 1 << 18;
   const int64_t rows = g.sequences == nullptr ? g.batch * g.q_len : g.q_total;
   const int64_t pairs = rows * g.heads * g.kv_len;
   return torch_threads(

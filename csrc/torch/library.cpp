@@ -8,6 +8,7 @@
 
 #include "attention/rules.h"
 #include "cpu/microkernel.h"
+#include "torch/direct_call.h"
 #include "torch/schema.h"
 
 namespace py = pybind11;
@@ -75,6 +76,10 @@ PYBIND11_MODULE(_C, m) {
       "check_dropout",
       [](int64_t numel, double keep_prob) { raise_python(ascendspeed::check_dropout_bits(numel, keep_prob)); },
       "Apply the rules of dropout_gen_mask to its arguments.");
+  static PyMethodDef call_directly{"call_directly",
+                                   reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(ascendspeed::call_directly)),
+                                   METH_FASTCALL, "flash_attention_score by position; None where torch.ops must."};
+  m.attr("call_directly") = py::reinterpret_steal<py::object>(PyCFunction_New(&call_directly, nullptr));
   m.def(
       "active_isa", [] { return std::string(ascendspeed::cpu::active_microkernel().name); },
       "Name of the instruction set the CPU kernels run on.");
