@@ -32,7 +32,7 @@ read -ra own_flags <<<"$CXXFLAGS"
 
 # One line for each file to compile: the file, then the flags it alone needs.
 sources() {
-  "$PYTHON" - "$machine" "$@" <<'PY'
+  "$PYTHON" - "$machine" <<'PY'
 import json
 import sys
 from pathlib import Path
@@ -40,8 +40,6 @@ from pathlib import Path
 shared = json.loads(Path("csrc/sources.json").read_text())
 print(*shared["attention"], *shared["cpu"], sep="\n")
 isa = shared["isa"].get(sys.argv[1], {})
-if "emulated" in sys.argv:  # without the instructions, so without the flags
-    isa["csrc/cpu/microkernel_amx.cpp"] = []
 for source, flags in isa.items():
     print(source, *flags)
 print(*sorted(Path("tests/csrc").glob("*.cpp")), sep="\n")
@@ -66,19 +64,23 @@ compile() {
 export -f compile
 export CXX
 
-# build FOLDER FLAGS...: the program FOLDER/kernels_test.
-build() {
-  local folder="$1" list line objects=()
-  mkdir -p "$folder"
-  list="$(sources "${folder##*/}")" || fail "cannot read csrc/sources.json"
+# objects FOLDER LIST FLAGS...: the objects of the sources in a list of lines as `sources` prints them.
+objects() {
+  mkdir -p "$1"
   # shellcheck disable=SC2016
-  xargs -d '\n' -P "$jobs" -I '{}' bash -c 'compile "$0" "$@" || exit 1' "$folder" '{}' "${@:2}" <<<"$list" ||
+  xargs -d '\n' -P "$jobs" -I '{}' bash -c 'compile "$0" "$@" || exit 1' "$1" '{}' "${@:3}" <<<"$2" ||
     fail "the build failed (see above)"
+}
+
+# link FOLDER FLAGS...: the program FOLDER/kernels_test, of FOLDER's objects of `own` and those of `base` of the rest.
+link() {
+  local line files=() from
   while read -r line; do
-    line="${line%% *}"
-    objects+=("$folder/${line//\//_}.o")
+    line="${line%% *}" from="$base"
+    [[ " $own " != *" $line "* ]] || from="$1"
+    files+=("$from/${line//\//_}.o")
   done <<<"$list"
-  "$CXX" "${@:2}" -pthread "${objects[@]}" -o "$folder/kernels_test"
+  "$CXX" "${@:2}" -pthread "${files[@]}" -o "$1/kernels_test"
 }
 
 # check FOLDER NAMES: run the program on every instruction set, then one line for each sanitizer in it.
@@ -123,11 +125,19 @@ for group in plain 'address undefined' thread emulated; do
   [[ "$group" != plain || ${#arguments[@]} -gt 0 ]] || program=(--cases 400)
   case "$group" in
     plain) ;;
-    emulated) flags=("-fsanitize=address,undefined" -fno-sanitize-recover=all -Itests/csrc/emulated -Wno-psabi) ;;
+    emulated) flags=("-fsanitize=address,undefined" -fno-sanitize-recover=all) ;;
     *) flags=("-fsanitize=${group// /,}" -fno-sanitize-recover=all) ;;
   esac
   folder="build/sanitize/$machine/${group// /-}"
-  build "$folder" "${flags[@]}" "${own_flags[@]}"
+  flags+=("${own_flags[@]}") base="$folder" own=''
+  list="$(sources)" || fail "cannot read csrc/sources.json"
+  if [[ "$group" == emulated ]]; then
+    base="build/sanitize/$machine/address-undefined"
+    own='csrc/cpu/dispatch.cpp csrc/cpu/microkernel_amx.cpp' # which include what is emulated; without flags of their own
+    objects "$folder" "${own// /$'\n'}" -Itests/csrc/emulated -Wno-psabi "${flags[@]}"
+  fi
+  objects "$base" "$list" "${flags[@]}"
+  link "$folder" "${flags[@]}"
   check "$folder" "$names" || status=1
 done
 exit "$status"

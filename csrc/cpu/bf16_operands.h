@@ -49,7 +49,12 @@ void load_bf16_transposed(DType, const void* source, int64_t row_stride, int64_t
   }
   for (; line < lines; ++line) {
     uint16_t* out = to + static_cast<ptrdiff_t>(line) * ld * Along;
+    const bool whole = column_stride == 1 && (line + 1) * Along <= columns;
     for (int r = 0; r < rows; ++r) {
+      if (whole) {
+        __builtin_memcpy(out + r * Along, base + r * row_stride + line * int64_t{Along}, Along * 2);
+        continue;
+      }
       for (int i = 0; i < Along; ++i) {
         const int c = line * Along + i;
         out[r * Along + i] = c < columns ? base[r * row_stride + c * column_stride] : uint16_t{0};
@@ -59,12 +64,24 @@ void load_bf16_transposed(DType, const void* source, int64_t row_stride, int64_t
   }
 }
 
-// Halves to the low halves of words, and two such vectors to pairs.
+// Halves to the low halves of words.
 inline UintVec load_halves(const uint16_t* p) {
   return __builtin_convertvector(*reinterpret_cast<const HalfVec*>(p), UintVec);
 }
-inline void store_pairs(uint16_t* p, UintVec low, UintVec high) {
-  *reinterpret_cast<UnalignedUintVec*>(p) = low | high << 16;
+
+// kWidth units, lane c of the i-th vector their i-th number.
+inline void store_units(uint16_t* p, const UintVec (&numbers)[2]) {
+  *reinterpret_cast<UnalignedUintVec*>(p) = numbers[0] | numbers[1] << 16;
+}
+inline void store_units(uint16_t* p, const UintVec (&numbers)[4]) {
+  const UintVec first = numbers[0] | numbers[1] << 16, second = numbers[2] | numbers[3] << 16;
+  UintVec low, high;
+  for (int lane = 0; lane < kWidth; ++lane) {
+    low[lane] = static_cast<uint32_t>(lane / 2 + lane % 2 * kWidth);
+    high[lane] = low[lane] + kWidth / 2;
+  }
+  *reinterpret_cast<UnalignedUintVec*>(p) = __builtin_shuffle(first, second, low);
+  *reinterpret_cast<UnalignedUintVec*>(p + 2 * kWidth) = __builtin_shuffle(first, second, high);
 }
 
 template <int Along>
@@ -72,13 +89,16 @@ void load_bf16_stacked(DType, const void* source, int64_t row_stride, int64_t co
                        void* units, int ld) {
   const auto* base = static_cast<const uint16_t*>(source);
   auto* to = static_cast<uint16_t*>(units);
-  const int whole = Along == 2 && column_stride == 1 ? columns / kWidth * kWidth : 0;
+  const int whole = column_stride == 1 ? columns / kWidth * kWidth : 0;
   for (int first = 0; first < rows; first += Along, to += static_cast<ptrdiff_t>(ld) * Along) {
     const uint16_t* from = base + first * row_stride;
     int c = 0;
     if (first + Along <= rows) {
-      for (; c < whole; c += kWidth)
-        store_pairs(to + c * Along, load_halves(from + c), load_halves(from + row_stride + c));
+      for (; c < whole; c += kWidth) {
+        UintVec numbers[Along];
+        for (int i = 0; i < Along; ++i) numbers[i] = load_halves(from + i * row_stride + c);
+        store_units(to + c * Along, numbers);
+      }
     }
     for (; c < columns; ++c) {
       for (int i = 0; i < Along; ++i) {
@@ -123,16 +143,11 @@ void pack_bf16_stacked(int rows, int columns, const float* tile, int ld_tile, vo
           to[c * Along + i] = first + i < rows ? BFloat16::from_float(from[i * ld_tile + c]) : uint16_t{0};
         }
       }
-    } else if constexpr (Along == 2) {
-      for (int c = 0; c < columns; c += kWidth) {
-        store_pairs(to + c * 2, round_halves(load(from + c)), round_halves(load(from + ld_tile + c)));
-      }
     } else {
       for (int c = 0; c < columns; c += kWidth) {
-        for (int i = 0; i < Along; ++i) {
-          const UintVec halves = round_halves(load(from + i * ld_tile + c));
-          for (int lane = 0; lane < kWidth; ++lane) to[(c + lane) * Along + i] = static_cast<uint16_t>(halves[lane]);
-        }
+        UintVec numbers[Along];
+        for (int i = 0; i < Along; ++i) numbers[i] = round_halves(load(from + i * ld_tile + c));
+        store_units(to + c * Along, numbers);
       }
     }
   }

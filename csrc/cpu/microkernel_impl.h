@@ -97,7 +97,8 @@ template <bool Whole>
 void softmax_grad_row_as(int columns, float scale, float grad_scale, const RowVisibility& visible, float max,
                          float inverse_sum, float delta, float* scores, float* dp) {
   for (int c = 0; c < columns; c += kWidth) {
-    Vec p = exp_nonpositive(load(scores + c) * scale - max) * inverse_sum;
+    const Vec x = load(scores + c) * scale - max;  // positive only where the statistics are not of these scores
+    Vec p = exp_nonpositive(x > 88.0f ? broadcast(88.0f) : x) * inverse_sum;
     Vec ds = (p * grad_scale) * (load(dp + c) - delta);
     if (!Whole) {
       const IntVec lanes = visible_lanes(visible, c);

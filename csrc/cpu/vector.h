@@ -101,23 +101,24 @@ inline void transpose_lines(int rows, int ld, float* lines, Row&& row) {
   }
 }
 
-// exp(x) for x <= 0 up to rounding, within 2 ulp; below -87.3 it is 0 (a denormal result is flushed), NaN stays NaN.
-// x = n * ln2 + r with |r| <= ln2 / 2; e^r by the degree-7 polynomial of Cephes' expf, then 2^n by exponent bits.
+// exp(x) for x <= 0 up to rounding (any x <= 88), within 1.2 times 2^-24; below -87.7 it is 0, NaN stays NaN.
+// x = n * ln2 + r with |r| <= ln2 / 2; e^r by a polynomial of degree 6, minimax but for its first two terms (3.1e-9
+// relative), then 2^n by exponent bits, where n = -127 gives 0.
 inline Vec exp_nonpositive(Vec x) {
-  constexpr float kLowest = -87.33654f, kHighest = 88.0f;
+  constexpr float kLowest = -88.02969f;  // -127 ln2
   constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it leaves the nearest integer in the low bits
-  const IntVec underflow = x < kLowest;
-  x = broadcast(kHighest) < x ? broadcast(kHighest) : x;
+  x = x < kLowest ? broadcast(kLowest) : x;
   const Vec shifted = x * 1.44269504088896341f + kRound;
   const Vec n = shifted - kRound;
   const Vec r = (x - n * 0.693359375f) - n * -2.12194440e-4f;
-  // In pairs of coefficients: a chain of products half as long as one after the other.
-  const Vec r2 = r * r;
-  const Vec high = 1.9875691500e-4f * r + 1.3981999507e-3f, middle = 8.3334519073e-3f * r + 4.1665795894e-2f;
-  const Vec low = 1.6666665459e-1f * r + 5.0000001201e-1f;
-  const Vec e = ((high * r2 + middle) * r2 + low) * r2 + (r + 1.0f);
+  Vec e = 1.3814539e-3f * r + 8.3687454e-3f;
+  e = e * r + 4.1668389e-2f;
+  e = e * r + 1.6666521e-1f;
+  e = e * r + 4.9999994e-1f;
+  e = e * r + 1.0f;
+  e = e * r + 1.0f;
   const IntVec power = (as_int(shifted) + 127) << 23;  // multiplied, not added to the exponent: NaN must stay NaN
-  return underflow ? Vec{} : e * as_float(power);
+  return e * as_float(power);
 }
 
 }  // namespace
