@@ -51,23 +51,23 @@ inline void matmul_tile(int depth, const typename U::Unit* a, ptrdiff_t a_row, p
   Vec sum[Rows][Vectors];
 #pragma GCC unroll 16
   for (int r = 0; r < Rows; ++r) {
-#pragma GCC unroll 2
+#pragma GCC unroll 8
     for (int v = 0; v < Vectors; ++v) sum[r][v] = accumulate ? load(c + r * ldc + v * kWidth) : Vec{};
   }
   for (int p = 0; p < depth; ++p) {
     typename U::Units columns[Vectors];
-#pragma GCC unroll 2
+#pragma GCC unroll 8
     for (int v = 0; v < Vectors; ++v) columns[v] = U::load_units(b + static_cast<ptrdiff_t>(p) * ldb + v * kWidth);
 #pragma GCC unroll 16
     for (int r = 0; r < Rows; ++r) {
       const typename U::Units value = U::repeat(a[r * a_row + p * a_depth]);
-#pragma GCC unroll 2
+#pragma GCC unroll 8
       for (int v = 0; v < Vectors; ++v) sum[r][v] = U::multiply_add(sum[r][v], columns[v], value);
     }
   }
 #pragma GCC unroll 16
   for (int r = 0; r < Rows; ++r) {
-#pragma GCC unroll 2
+#pragma GCC unroll 8
     for (int v = 0; v < Vectors; ++v) store(c + r * ldc + v * kWidth, sum[r][v]);
   }
 }
@@ -108,6 +108,11 @@ void matmul(int rows, int columns, int depth, const void* a_units, ptrdiff_t a_r
   const auto* b = static_cast<const typename U::Unit*>(b_units);
   // Columns outside, rows inside: one strip of b stays in the first-level cache while all of a passes.
   int n = 0;
+  if (rows == 1) {  // as many sums as hide the latency of a product
+    for (; n + 8 * kWidth <= columns; n += 8 * kWidth) {
+      matmul_tile<U, 1, 8>(depth, a, a_row, a_depth, b + n, ldb, c + n, ldc, accumulate);
+    }
+  }
   for (; n + 2 * kWidth <= columns; n += 2 * kWidth) {
     matmul_columns<U, 2>(rows, depth, a, a_row, a_depth, b + n, ldb, c + n, ldc, accumulate);
   }

@@ -60,10 +60,12 @@ cpu::Parallel torch_threads(int most = at::get_num_threads()) {
 // As many threads as have something to do for longer than waking them takes, some microseconds.
 cpu::Parallel threads_for(const Geometry& g) {
   constexpr int64_t kMultiplyAddsPerThread = 1 << 18;
+  constexpr int64_t kMultiplyAddsPerLoad = 8;  // moving a number into a tile takes as long as so many of its products
   const int64_t rows = g.sequences == nullptr ? g.batch * g.q_len : g.q_total;
-  const int64_t pairs = rows * g.heads * g.kv_len;
-  return torch_threads(
-      static_cast<int>(std::clamp<int64_t>(pairs * (g.score_dim() + g.v_dim) / kMultiplyAddsPerThread, 1, 1 << 20)));
+  const int64_t keys = g.sequences == nullptr ? g.batch * g.kv_len : g.kv_total;
+  const int64_t terms = rows * g.kv_len + kMultiplyAddsPerLoad * (rows + keys);
+  return torch_threads(static_cast<int>(
+      std::clamp<int64_t>(terms * g.heads * (g.score_dim() + g.v_dim) / kMultiplyAddsPerThread, 1, 1 << 20)));
 }
 
 at::Tensor empty_scratch(int64_t bytes) {
