@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from ascendspeed.ops import dropout, library  # which registers fake kernels and gradients
@@ -129,8 +128,7 @@ def flash_attention_score(
     if keep_prob != 1.0:
         check = partial(library.check_forward, *before_seed)
         seed = choose_seed(query, drop_mask, keep_prob, seed, offset, check)
-    outputs = library.forward(*before_seed, seed, offset, gen_mask_parallel, sync)
-    return FlashAttentionScoreOutput(*outputs, query.new_empty(0, dtype=torch.float32))
+    return FlashAttentionScoreOutput(*library.forward(*before_seed, seed, offset, gen_mask_parallel, sync))
 
 
 def choose_seed(

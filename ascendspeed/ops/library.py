@@ -104,11 +104,13 @@ def check_forward(*given: Any, **attributes: Any) -> None:
     _check(_C.check_forward, _filled(_FORWARD, given) | attributes)
 
 
-def forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """torch.ops.ascendspeed.flash_attention_score of all its arguments in the order of the schema, sooner: torch.ops
-    takes longer to parse them than a problem of a few tokens to compute."""
-    outputs = None if torch.compiler.is_compiling() else _C.call_directly(*arguments)
-    return _FORWARD(*arguments) if outputs is None else outputs
+def forward(query: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """torch.ops.ascendspeed.flash_attention_score of all its arguments in the order of the schema, and softmax_out, an
+    empty tensor; sooner: torch.ops takes longer to parse them than a problem of a few tokens to compute."""
+    outputs = None if torch.compiler.is_compiling() else _C.call_directly(query, *others)
+    if outputs is None:
+        return (*_FORWARD(query, *others), query.new_empty(0, dtype=torch.float32))
+    return outputs
 
 
 @torch.library.register_fake("ascendspeed::flash_attention_score")

@@ -26,8 +26,9 @@ struct Floats {
 };
 
 void check_matmul(const cpu::Microkernel& kernel, Random& random) {
-  const int rows = static_cast<int>(random.whole(1, 75)), depth = static_cast<int>(random.whole(1, 40));
-  const int columns = cpu::padded(random.whole(1, 110));
+  const int rows = static_cast<int>(random.one_in(4) ? 1 : random.whole(1, 75)),
+            depth = static_cast<int>(random.whole(1, 40));
+  const int columns = cpu::padded(random.whole(1, 150));
   const int ldb = columns + cpu::kTileAlign * static_cast<int>(random.whole(0, 2));
   const int ldc = columns + cpu::kTileAlign * static_cast<int>(random.whole(0, 2));
   const bool transposed = random.one_in(2), accumulate = random.one_in(2);

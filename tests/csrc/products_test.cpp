@@ -138,7 +138,8 @@ void check_bfloat16_products(uint64_t number) {
   const cpu::Products* q = cpu::active_microkernel().bfloat16;
   if (q == nullptr) return;
   Random random(number);
-  const int rows = static_cast<int>(random.whole(1, 75)), columns = cpu::padded(random.whole(1, 110));
+  const int rows = static_cast<int>(random.one_in(4) ? 1 : random.whole(1, 75)),
+            columns = cpu::padded(random.whole(1, 150));
   const int depth = static_cast<int>(random.one_in(4) ? random.whole(1, 900) : random.whole(1, 150));
   const auto first = random.pick({Way::kLoadRows, Way::kPackRows, Way::kLoadStacked, Way::kPackStacked});
   const auto second = random.pick({Way::kLoadTransposed, Way::kLoadStacked, Way::kPackStacked});
