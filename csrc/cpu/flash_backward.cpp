@@ -96,7 +96,8 @@ class Backward : public BackwardTile {
     load(p.attention_in, s, head, row, rows, w.dv, w.value_ld);  // dv is not in use yet
     float dsink = 0.0f;
     for (int r = 0; r < rows; ++r) {
-      const float delta = kernel.dot(padded(g.v_dim), w.dy + int64_t{r} * w.value_ld, w.dv + int64_t{r} * w.value_ld);
+      float delta;
+      kernel.dots(1, padded(g.v_dim), w.dy + int64_t{r} * w.value_ld, w.dv + int64_t{r} * w.value_ld, 0, &delta);
       s_.delta[first + r] = delta;
       if (p.sink == nullptr || s.kv_len == 0) continue;
       const int64_t lanes = p.statistic(s, head, row + r) * kStatLanes;

@@ -104,8 +104,9 @@ struct Microkernel {
   // keep[c] = 1 where the generator of attention/dropout.h keeps probability first + c, else 0, for c in [0, columns).
   void (*generate_keep)(uint64_t seed, uint64_t offset, uint32_t most, uint64_t first, int columns, uint8_t* keep);
 
-  void (*scale_row)(int columns, float factor, float* row);   // row[i] *= factor; columns is padded
-  float (*dot)(int columns, const float* a, const float* b);  // columns is padded
+  void (*scale_row)(int columns, float factor, float* row);  // row[i] *= factor; columns is padded
+  // c[i] = a . b[i * ldb], i in [0, count); columns is padded, ldb any.
+  void (*dots)(int count, int columns, const float* a, const float* b, ptrdiff_t ldb, float* c);
 
   // A tile to memory of `dtype`, rounded to nearest even. Row r is multiplied by factors[r] first where factors is
   // given.

@@ -142,10 +142,23 @@ void scale_row(int columns, float factor, float* row) {
   for (int c = 0; c < columns; c += kWidth) store(row + c, load(row + c) * factor);
 }
 
-float dot(int columns, const float* a, const float* b) {
-  Vec sum{};
-  for (int c = 0; c < columns; c += kWidth) sum += load(a + c) * load(b + c);
-  return horizontal_sum(sum);
+void dots(int count, int columns, const float* a, const float* b, ptrdiff_t ldb, float* c) {
+  constexpr int kTogether = 4;  // sums that hide the latency of a product
+  int i = 0;
+  for (; i + kTogether <= count; i += kTogether, b += kTogether * ldb) {
+    Vec sum[kTogether] = {};
+    for (int k = 0; k < columns; k += kWidth) {
+      const Vec x = load(a + k);
+#pragma GCC unroll 4
+      for (int n = 0; n < kTogether; ++n) sum[n] += x * load(b + n * ldb + k);
+    }
+    for (int n = 0; n < kTogether; ++n) c[i + n] = horizontal_sum(sum[n]);
+  }
+  for (; i < count; ++i, b += ldb) {
+    Vec sum{};
+    for (int k = 0; k < columns; k += kWidth) sum += load(a + k) * load(b + k);
+    c[i] = horizontal_sum(sum);
+  }
 }
 
 constexpr Products kFloat32 = {
@@ -168,7 +181,7 @@ constexpr Products make_bfloat16(int strip, decltype(Products::matmul) matmul, d
 
 constexpr Microkernel make_microkernel(const char* name, const Products* bfloat16) {
   return {name,     kFloat32,      bfloat16,  softmax_rows, softmax_grad_row, add_row, distance_row,
-          drop_row, generate_keep, scale_row, dot,          store_rows};
+          drop_row, generate_keep, scale_row, dots,         store_rows};
 }
 
 }  // namespace

@@ -130,6 +130,22 @@ void check_softmax_grad(const cpu::Microkernel& kernel, Random& random) {
   }
 }
 
+void check_dots(const cpu::Microkernel& kernel, Random& random) {
+  const int columns = cpu::padded(random.whole(1, 112)), count = static_cast<int>(random.whole(1, 9));
+  const int ldb = columns + static_cast<int>(random.whole(0, 3));
+  const Floats a(random, columns, 1.0), b(random, (count - 1) * ldb + columns, 1.0), c(random, count, 1.0);
+  kernel.dots(count, columns, a.data(), b.data(), ldb, c.data());
+  for (int i = 0; i < count; ++i) {
+    double sum = 0.0, magnitude = 0.0;
+    for (int k = 0; k < columns; ++k) {
+      const double product = double{a[k]} * double{b[i * ldb + k]};
+      sum += product;
+      magnitude += std::abs(product);
+    }
+    expect("dots", i, c[i], sum, (columns + 1) * kU * magnitude);
+  }
+}
+
 void check_rows(const cpu::Microkernel& kernel, Random& random) {
   const int columns = cpu::padded(random.whole(1, 112));
   const float factor = static_cast<float>(random.normal());
@@ -140,14 +156,6 @@ void check_rows(const cpu::Microkernel& kernel, Random& random) {
     const double product = factor * before[c], sum = product + shift[c];
     expect("add_row", c, row[c], sum, kU * (std::abs(product) + std::abs(sum)));
   }
-  const double dot = kernel.dot(columns, row.data(), shift.data());
-  double sum = 0.0, magnitude = 0.0;
-  for (int c = 0; c < columns; ++c) {
-    sum += double{row[c]} * double{shift[c]};
-    magnitude += std::abs(double{row[c]} * double{shift[c]});
-  }
-  expect("dot", 0, dot, sum, (columns + 1) * kU * magnitude);
-
   before = row.copy();
   kernel.scale_row(columns, factor, row.data());
   for (int c = 0; c < columns; ++c) expect("scale_row", c, row[c], static_cast<float>(factor * before[c]), 0.0);
@@ -224,7 +232,8 @@ void check_loads(const cpu::Microkernel& kernel, Random& random) {
 void check_microkernel(uint64_t number) {
   const cpu::Microkernel& kernel = cpu::active_microkernel();
   Random random(number);
-  for (auto* check : {check_matmul, check_softmax, check_softmax_grad, check_rows, check_generator, check_loads}) {
+  for (auto* check :
+       {check_matmul, check_softmax, check_softmax_grad, check_dots, check_rows, check_generator, check_loads}) {
     check(kernel, random);
   }
 }
