@@ -4,6 +4,7 @@
 #pragma once
 
 #include "cpu/microkernel.h"
+#include "cpu/positions.h"
 #include "cpu/tiles.h"
 
 namespace ascendspeed::cpu {
@@ -16,8 +17,10 @@ struct BackwardWorkspace {
         query_units(leading(units(q, g.score_dim()))),
         value_units(leading(units(q, g.v_dim))),
         ds_units(q.along == 1 ? kKeyLeading : leading(units(q, kKeyBlock))),
-        key_transposed(scratch.take<char>(int64_t{units(q, g.score_dim())} * kKeyLeading * q.unit_bytes)),
-        value_transposed(scratch.take<char>(int64_t{units(q, g.v_dim)} * kKeyLeading * q.unit_bytes)),
+        key(scratch.take<char>(std::max(int64_t{units(q, g.score_dim())} * kKeyLeading, int64_t{kKeyBlock} * query_ld) *
+                               q.unit_bytes)),
+        value(scratch.take<char>(std::max(int64_t{units(q, g.v_dim)} * kKeyLeading, int64_t{kKeyBlock} * value_ld) *
+                                 q.unit_bytes)),
         key_stacked(scratch.take<char>(int64_t{units(q, kKeyBlock)} * query_ld * q.unit_bytes)),
         dk(scratch.take<float>(int64_t{kKeyBlock} * query_ld)),
         dv(scratch.take<float>(int64_t{kKeyBlock} * value_ld)),
@@ -56,7 +59,7 @@ struct BackwardWorkspace {
 
   int query_ld, value_ld;                  // of float32 tiles as wide as a head
   int query_units, value_units, ds_units;  // of operands whose units lie along a row
-  char *key_transposed, *value_transposed, *key_stacked;
+  char *key, *value, *key_stacked;         // operands, of positions.h
   float *dk, *dv;
   float *query, *dy;  // operands, in memory that has room for a float32 tile, which is smaller where heads are
   float *scores, *dp, *shift, *dpse;
@@ -88,9 +91,8 @@ class BackwardTile {
 
   // What gradients() needs of a block of keys.
   void load_keys(const BackwardWorkspace& w, const Sequence& s, int64_t kv_head, int64_t key) const {
-    const int keys = keys_at(s, key);
-    load_transposed(p, products, key_source(p, s, kv_head, key), keys, w.key_transposed, kKeyLeading);
-    load_transposed(p, products, value_source(p, s, kv_head, key), keys, w.value_transposed, kKeyLeading);
+    load_positions(p, products, s, key_source(p, s, kv_head, key), keys_at(s, key), w.key, w.query_ld);
+    load_positions(p, products, s, value_source(p, s, kv_head, key), keys_at(s, key), w.value, w.value_ld);
   }
 
   Strips strips_of(const Tile& tile) const { return Strips(p, tile, products.strip); }
@@ -106,10 +108,13 @@ class BackwardTile {
     const Sequence& s = tile.sequence;
     load_rows(p, products, query_source(p, s, tile.head, tile.row), tile.rows, w.query, w.query_units);
     load_rows(p, products, row_source(p, p.dy, s, tile.head, tile.row), tile.rows, w.dy, w.value_units);
+    const int64_t kv_head = tile.head / g.group();
+    const Positions key = locate(p, products, s, key_source(p, s, kv_head, tile.key), w.key, w.query_ld);
+    const Positions value = locate(p, products, s, value_source(p, s, kv_head, tile.key), w.value, w.value_ld);
     for (const Strip& strip : strips) {
       if (strip.empty()) continue;
-      multiply(strip, w.query, w.query_units, units(products, g.score_dim()), w.key_transposed, w.scores);
-      multiply(strip, w.dy, w.value_units, units(products, g.v_dim), w.value_transposed, w.dp);
+      multiply(kernel, products, strip, tile.keys, g.score_dim(), w.query, w.query_units, key, w.scores);
+      multiply(kernel, products, strip, tile.keys, g.v_dim, w.dy, w.value_units, value, w.dp);
     }
     const float scale = add_pse(p, kernel, tile, w.scores, w.shift);
     if (p.dropout.active) load_keep(p, kernel, tile, w.keep);
@@ -146,12 +151,6 @@ class BackwardTile {
   const Products& products;
 
  private:
-  // The scores or dP of a strip.
-  void multiply(const Strip& strip, const void* rows, int rows_ld, int depth, const void* keys, float* to) const {
-    products.matmul(strip.rows, strip.end - strip.begin, depth, unit(products, rows, int64_t{strip.row} * rows_ld),
-                    rows_ld, 1, unit(products, keys, strip.begin), kKeyLeading,
-                    to + strip.row * kKeyLeading + strip.begin, kKeyLeading, false);
-  }
   static void clear_outside(const Strip& strip, int columns, float* row) {
     std::fill(row, row + strip.begin, 0.0f);
     if (strip.end < columns) std::fill(row + strip.end, row + columns, 0.0f);

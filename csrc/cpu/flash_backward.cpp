@@ -129,10 +129,11 @@ class Backward : public BackwardTile {
     const int keys = keys_at(s, key);
     const Plan& plan = s_.plan;
     float* slot = nullptr;
+    Positions stacked{};
     if (!plan.separate()) {
       wait_for_slot(kv_head_index - plan.slots);
       slot = s_.dq + kv_head_index % plan.slots * plan.dq_slot;
-      load_stacked(p, products, key_source(p, s, kv_head, key), keys, w.key_stacked, w.query_ld);
+      stacked = load_values(p, products, s, key_source(p, s, kv_head, key), keys, w.key_stacked, w.query_ld);
     }
     load_keys(w, s, kv_head, key);
     std::fill_n(w.dk, int64_t{keys} * w.query_ld, 0.0f);
@@ -147,7 +148,8 @@ class Backward : public BackwardTile {
         const Strips strips = strips_of(tile);
         const bool visible = add_to_keys(w, tile, strips);
         if (plan.separate()) continue;
-        add_to_rows(w, tile, strips, visible, blocks, block, slot + (member * row_blocks + row_block) * plan.dq_tile);
+        add_to_rows(w, stacked, tile, strips, visible, blocks, block,
+                    slot + (member * row_blocks + row_block) * plan.dq_tile);
       }
     }
     store_with_rope(w.dk, w.query_ld, keys, p.dk, p.dk_rope, s.index, kv_head, s.kv_begin + key);
@@ -168,9 +170,10 @@ class Backward : public BackwardTile {
       const int64_t key = block * kKeyBlock;
       const Tile tile{s, head, row, key, rows, keys_at(s, key)};
       load_keys(w, s, kv_head, key);
-      load_stacked(p, products, key_source(p, s, kv_head, key), tile.keys, w.key_stacked, w.query_ld);
+      const Positions stacked =
+          load_values(p, products, s, key_source(p, s, kv_head, key), tile.keys, w.key_stacked, w.query_ld);
       const Strips strips = strips_of(tile);
-      if (gradients(w, tile, strips, p.scale)) add_product(w, tile, strips, dq);
+      if (gradients(w, tile, strips, p.scale)) add_product(w, stacked, tile, strips, dq);
     }
     store_with_rope(dq, w.query_ld, rows, p.dq, p.dq_rope, s.index, head, s.q_begin + row);
   }
@@ -218,13 +221,13 @@ class Backward : public BackwardTile {
   }
 
   // The tile's share of dq, when it is its key block's turn.
-  void add_to_rows(const BackwardWorkspace& w, const Tile& tile, const Strips& strips, bool visible,
-                   const Interval& blocks, int64_t block, float* dq) const {
+  void add_to_rows(const BackwardWorkspace& w, const Positions& keys, const Tile& tile, const Strips& strips,
+                   bool visible, const Interval& blocks, int64_t block, float* dq) const {
     const Sequence& s = tile.sequence;
     Counter& turn = s_.turns[s_.rows.first(s, tile.head) + tile.row / kRowBlock];
     wait_for(turn, static_cast<int32_t>(block));
     if (block == blocks.begin) std::fill_n(dq, int64_t{tile.rows} * w.query_ld, 0.0f);
-    if (visible) add_product(w, tile, strips, dq);
+    if (visible) add_product(w, keys, tile, strips, dq);
     if (block == blocks.end - 1) {
       store_with_rope(dq, w.query_ld, tile.rows, p.dq, p.dq_rope, s.index, tile.head, s.q_begin + tile.row);
     }
@@ -232,7 +235,8 @@ class Backward : public BackwardTile {
   }
 
   // dq += dS k.
-  void add_product(const BackwardWorkspace& w, const Tile& tile, const Strips& strips, float* dq) const {
+  void add_product(const BackwardWorkspace& w, const Positions& keys, const Tile& tile, const Strips& strips,
+                   float* dq) const {
     for (const Strip& strip : strips) {
       if (strip.empty()) continue;
       const int64_t first = int64_t{strip.row} * w.ds_units + strip.begin / products.along;
@@ -242,7 +246,7 @@ class Backward : public BackwardTile {
       }
       products.matmul(strip.rows, padded(g.score_dim()), units(products, std::min(strip.end, tile.keys) - strip.begin),
                       unit(products, w.ds_rows, first), w.ds_units, 1,
-                      unit(products, w.key_stacked, int64_t{strip.begin / products.along} * w.query_ld), w.query_ld,
+                      unit(products, keys.data, int64_t{strip.begin / products.along} * keys.ld), keys.ld,
                       dq + int64_t{strip.row} * w.query_ld, w.query_ld, true);
     }
   }

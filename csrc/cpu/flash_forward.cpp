@@ -8,13 +8,13 @@
 
 #include "cpu/blocks.h"
 #include "cpu/microkernel.h"
+#include "cpu/positions.h"
 #include "cpu/tiles.h"
 
 namespace ascendspeed::cpu {
 namespace {
 
 constexpr int kMostRowBlocks = 4;
-constexpr int kFewRows = 4;  // of a sequence: transposing keys would take longer than multiplying them as they lie
 
 // Tasks of one call: `blocks` row blocks of a query head, or fewer at the end of a sequence.
 Blocks task_blocks(const ForwardParams& p, int blocks, Scratch& scratch) {
@@ -64,11 +64,8 @@ int64_t workspace_bytes(const Geometry& g, const Products& products, int blocks)
   return counter.used();
 }
 
-// A tile of keys and values as operands: in the workspace, or where the caller has them.
 struct KeyValue {
-  bool few_rows;  // keys then lie row by row, else transposed
-  const void *key, *value;
-  int key_ld, value_ld;
+  Positions key, value;
 };
 
 // What one thread works with.
@@ -105,26 +102,6 @@ void soften(const Context& c, const Tile& tile, const Strip& strip, bool inside,
   }
 }
 
-// query . key of a strip.
-void multiply(const Context& c, const Tile& tile, const Strip& strip, const KeyValue& kv, int first) {
-  const auto& [p, kernel, q, w] = c;
-  const int columns = strip.end - strip.begin;
-  const void* query = unit(q, w.query, int64_t{first + strip.row} * w.query_ld);
-  float* scores = w.scores + strip.row * kKeyLeading + strip.begin;
-  if (!kv.few_rows) {
-    q.matmul(strip.rows, columns, units(q, p.geometry.score_dim()), query, w.query_ld, 1, unit(q, kv.key, strip.begin),
-             kv.key_ld, scores, kKeyLeading, false);
-    return;
-  }
-  const auto* keys = static_cast<const float*>(kv.key) + int64_t{strip.begin} * kv.key_ld;
-  const int count = std::min(strip.end, tile.keys) - strip.begin;
-  for (int r = 0; r < strip.rows; ++r, scores += kKeyLeading) {
-    kernel.dots(count, padded(p.geometry.score_dim()), static_cast<const float*>(query) + r * w.query_ld, keys,
-                kv.key_ld, scores);
-    std::fill(scores + count, scores + columns, 0.0f);
-  }
-}
-
 // Scores of one row block against one tile of keys, and their share of the output.
 void attend(const Context& c, const Tile& tile, const KeyValue& kv, int block) {
   const auto& [p, kernel, q, w] = c;
@@ -138,7 +115,9 @@ void attend(const Context& c, const Tile& tile, const KeyValue& kv, int block) {
   }
   const Strips strips(p, tile, q.strip);
   for (const Strip& strip : strips) {
-    if (!strip.empty()) multiply(c, tile, strip, kv, first);
+    if (strip.empty()) continue;
+    multiply(kernel, q, strip, tile.keys, g.score_dim(), unit(q, w.query, int64_t{first} * w.query_ld), w.query_ld,
+             kv.key, w.scores);
   }
   const float scale = add_pse(p, kernel, tile, w.scores, w.shift);
   if (p.dropout.active) load_keep(p, kernel, tile, w.keep);
@@ -154,7 +133,7 @@ void attend(const Context& c, const Tile& tile, const KeyValue& kv, int block) {
     }
     const int keys = std::min(strip.end, tile.keys) - strip.begin;
     q.matmul(strip.rows, padded(g.v_dim), units(q, keys), weights, w.weights_ld, 1,
-             unit(q, kv.value, int64_t{strip.begin / q.along} * kv.value_ld), kv.value_ld,
+             unit(q, kv.value.data, int64_t{strip.begin / q.along} * kv.value.ld), kv.value.ld,
              out + int64_t{strip.row} * w.value_ld, w.value_ld, true);
   }
 }
@@ -190,33 +169,6 @@ void finish_rows(const Context& c, const Rows& rows) {
                     out.strides.dim);
 }
 
-// Positions of few rows' keys or values: where they lie, if that is as a float32 tile would, or in a copy.
-const void* in_rows(const Context& c, const Source& from, int count, char* copy, int* ld) {
-  const Strides& s = from.view.strides;
-  if (c.p.dtype == DType::kFloat32 && s.dim == 1 && from.columns % kTileAlign == 0 && from.rope_columns == 0 &&
-      s.position == static_cast<int>(s.position)) {
-    *ld = static_cast<int>(s.position);
-    return at(c.p.dtype, from.view, from.batch, from.head, from.position);
-  }
-  load_rows(c.p, c.products, from, count, copy, *ld);
-  return copy;
-}
-
-KeyValue load_keys(const Context& c, const Sequence& s, int64_t kv_head, int64_t key, int keys) {
-  const auto& [p, kernel, q, w] = c;
-  const Source from_key = key_source(p, s, kv_head, key), from_value = value_source(p, s, kv_head, key);
-  // By the sequence, not by the task, whose rows depend on the number of threads: other sums round otherwise.
-  if (q.along == 1 && s.q_len <= kFewRows) {
-    KeyValue kv{true, nullptr, nullptr, w.query_ld, w.value_ld};
-    kv.key = in_rows(c, from_key, keys, w.key, &kv.key_ld);
-    kv.value = in_rows(c, from_value, keys, w.value, &kv.value_ld);
-    return kv;
-  }
-  load_transposed(p, q, from_key, keys, w.key, kKeyLeading);
-  load_stacked(p, q, from_value, keys, w.value, w.value_ld);
-  return {false, w.key, w.value, kKeyLeading, w.value_ld};
-}
-
 void forward_rows(const Context& c, const Rows& rows) {
   const auto& [p, kernel, products, w] = c;
   const Geometry& g = p.geometry;
@@ -229,7 +181,10 @@ void forward_rows(const Context& c, const Rows& rows) {
   const Interval all = visible_keys_of_rows(p.sparsity, g, s, row, row + rows.count);
   for (int64_t key = all.begin / kKeyBlock * kKeyBlock; key < all.end; key += kKeyBlock) {
     const int keys = static_cast<int>(std::min<int64_t>(kKeyBlock, s.kv_len - key));
-    const KeyValue kv = load_keys(c, s, kv_head, key, keys);
+    const KeyValue kv{
+        load_positions(p, products, s, key_source(p, s, kv_head, key), keys, w.key, w.query_ld),
+        load_values(p, products, s, value_source(p, s, kv_head, key), keys, w.value, w.value_ld),
+    };
     for (int block = 0; block * kRowBlock < rows.count; ++block) {
       const int64_t first = row + block * kRowBlock;
       const int count = std::min(kRowBlock, rows.count - block * kRowBlock);

@@ -64,8 +64,9 @@ void call_below(const c10::OperatorHandle& op, Stack* stack) {
 
 class Score : public torch::autograd::Function<Score> {
  public:
-  // The list holds the differentiable arguments on the stack that are not None.
-  static variable_list forward(AutogradContext* ctx, at::TensorList, const c10::OperatorHandle* op, Stack* stack) {
+  // The list holds the differentiable arguments on the stack that are not None. Leaves the outputs on the stack and
+  // returns the first, the only one that is differentiable.
+  static at::Tensor forward(AutogradContext* ctx, at::TensorList, const c10::OperatorHandle* op, Stack* stack) {
     // Tensors go through save_for_backward, so that autograd notices one that is changed in place meanwhile.
     variable_list saved;
     std::vector<c10::IValue> values;
@@ -77,13 +78,11 @@ class Score : public torch::autograd::Function<Score> {
       }
     }
     call_below(*op, stack);
-    const variable_list outputs = tensors_of(*stack);
-    ctx->mark_non_differentiable({outputs[1], outputs[2]});
+    for (const c10::IValue& output : *stack) saved.push_back(output.toTensor());
     ctx->set_materialize_grads(false);
-    saved.insert(saved.end(), outputs.begin(), outputs.end());
     ctx->save_for_backward(std::move(saved));
     ctx->saved_data["values"] = c10::ivalue::Tuple::create(std::move(values));
-    return outputs;
+    return stack->front().toTensor();
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& gradients) {
@@ -129,14 +128,6 @@ class Score : public torch::autograd::Function<Score> {
   }
 };
 
-// Calls the operator so that its outputs remember `inputs`.
-template <typename F>
-void call_differentiable(const c10::OperatorHandle& op, const variable_list& inputs, Stack* stack) {
-  Stack arguments = std::move(*stack);
-  stack->clear();
-  for (at::Tensor& output : F::apply(at::TensorList(inputs), &op, &arguments)) stack->emplace_back(std::move(output));
-}
-
 void refuse_tangents(const Stack& stack) {
   for (const c10::IValue& value : stack) {
     const bool has_tangent = value.isTensor() && value.toTensor().defined() && value.toTensor()._fw_grad(0).defined();
@@ -151,7 +142,7 @@ void forward(const c10::OperatorHandle& op, Stack* stack) {
   for (const size_t place : places().differentiable) {
     if (tensor_at(*stack, place).defined()) inputs.push_back(tensor_at(*stack, place));
   }
-  call_differentiable<Score>(op, inputs, stack);
+  stack->front() = Score::apply(at::TensorList(inputs), &op, stack);
 }
 
 class ScoreGrad : public torch::autograd::Function<ScoreGrad> {
@@ -168,7 +159,12 @@ class ScoreGrad : public torch::autograd::Function<ScoreGrad> {
 
 void backward(const c10::OperatorHandle& op, Stack* stack) {
   if (!any_requires_grad(*stack)) return call_below(op, stack);
-  call_differentiable<ScoreGrad>(op, tensors_of(*stack), stack);
+  Stack arguments = std::move(*stack);
+  stack->clear();
+  const variable_list inputs = tensors_of(arguments);
+  for (at::Tensor& output : ScoreGrad::apply(at::TensorList(inputs), &op, &arguments)) {
+    stack->emplace_back(std::move(output));
+  }
 }
 
 }  // namespace
