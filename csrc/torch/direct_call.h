@@ -1,7 +1,7 @@
 // flash_attention_score for Python without what torch.ops needs to parse arguments of every kind.
 #pragma once
 
-#include <Python.h>
+#include <pybind11/pybind11.h>  // for Python.h
 
 namespace ascendspeed {
 
