@@ -83,8 +83,8 @@ struct Microkernel {
   const Products* bfloat16;  // of bfloat16 as it is, with float32 sums; nullptr where the CPU has no instruction for it
 
   // Tile rows of the forward: scores[r][0, columns) become exp(scale * score - max), 0 where not visible, and stats
-  // move on. factors[r]: what was accumulated so far must be multiplied with it. `visible` is nullptr where every row
-  // sees every column.
+  // move on. factors[r]: what was accumulated so far must be multiplied with it; 1 where nothing was. `visible` is
+  // nullptr where every row sees every column.
   void (*softmax_rows)(int rows, int columns, float scale, const RowVisibility* visible, float* scores, int ld,
                        RowStats* stats, float* factors);
 

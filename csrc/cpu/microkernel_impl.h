@@ -85,7 +85,9 @@ void softmax_rows(int rows, int columns, float scale, const RowVisibility* visib
     const float subtracted = max == kMinusInfinity ? 0.0f : max;
     const auto row_exponentials = whole_row(*seen_by(r), columns) ? exponentials<true> : exponentials<false>;
     const float row_sum = row_exponentials(columns, scale, seen_by(r), subtracted, row);
-    factors[r] = stats[r].max == max ? 1.0f : exp_nonpositive(broadcast(stats[r].max - subtracted))[0];
+    // Nothing to move where nothing was summed up, which is so in every row's first tile.
+    const bool stays = stats[r].max == max || stats[r].sum == 0.0f;
+    factors[r] = stays ? 1.0f : exp_nonpositive(broadcast(stats[r].max - subtracted))[0];
     // A NaN score loses every comparison above; it shows in the sum, and the maximum of a row with NaN is NaN.
     const bool poisoned = row_sum != row_sum && max < __builtin_inff();
     stats[r].max = poisoned ? row_sum : max;
