@@ -17,10 +17,8 @@ struct BackwardWorkspace {
         query_units(leading(units(q, g.score_dim()))),
         value_units(leading(units(q, g.v_dim))),
         ds_units(q.along == 1 ? kKeyLeading : leading(units(q, kKeyBlock))),
-        key(scratch.take<char>(std::max(int64_t{units(q, g.score_dim())} * kKeyLeading, int64_t{kKeyBlock} * query_ld) *
-                               q.unit_bytes)),
-        value(scratch.take<char>(std::max(int64_t{units(q, g.v_dim)} * kKeyLeading, int64_t{kKeyBlock} * value_ld) *
-                                 q.unit_bytes)),
+        key(scratch.take<char>(positions_bytes(q, g.score_dim(), query_ld))),
+        value(scratch.take<char>(positions_bytes(q, g.v_dim, value_ld))),
         key_stacked(scratch.take<char>(int64_t{units(q, kKeyBlock)} * query_ld * q.unit_bytes)),
         dk(scratch.take<float>(int64_t{kKeyBlock} * query_ld)),
         dv(scratch.take<float>(int64_t{kKeyBlock} * value_ld)),

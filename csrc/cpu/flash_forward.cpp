@@ -36,8 +36,7 @@ struct Workspace {
         value_ld(leading(g.v_dim)),
         weights_ld(q.along == 1 ? kKeyLeading : leading(units(q, kKeyBlock))),
         query(scratch.take<char>(int64_t{blocks} * kRowBlock * query_ld * q.unit_bytes)),
-        key(scratch.take<char>(std::max(int64_t{units(q, g.score_dim())} * kKeyLeading, int64_t{kKeyBlock} * query_ld) *
-                               q.unit_bytes)),
+        key(scratch.take<char>(positions_bytes(q, g.score_dim(), query_ld))),
         value(scratch.take<char>(int64_t{units(q, kKeyBlock)} * value_ld * q.unit_bytes)),
         out(scratch.take<float>(int64_t{blocks} * kRowBlock * value_ld)),
         scores(scratch.take<float>(int64_t{kRowBlock} * kKeyLeading)),

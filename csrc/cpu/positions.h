@@ -17,6 +17,11 @@ struct Positions {
   int ld;
 };
 
+// What `load_positions` needs as a copy: a key block, `depth` numbers deep, transposed or in rows of `ld`.
+inline int64_t positions_bytes(const Products& products, int64_t depth, int ld) {
+  return std::max(int64_t{units(products, depth)} * kKeyLeading, int64_t{kKeyBlock} * ld) * products.unit_bytes;
+}
+
 // Where `load_positions` and `load_values` have them, in `copy` or not. `ld`: of a copy in rows.
 //
 // By the sequence and not by a task, whose rows depend on the number of threads: other sums round otherwise.
