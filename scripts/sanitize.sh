@@ -2,7 +2,7 @@
 # Build the C++ tests of csrc/attention and csrc/cpu under sanitizers and run them on every instruction set of this CPU.
 #
 #   bash scripts/sanitize.sh                             # plain, address, undefined, thread, emulated: five minutes
-#   bash scripts/sanitize.sh --cases 2000 address        # a long run of one
+#   bash scripts/sanitize.sh address --cases 2000        # a long run of one
 #   bash scripts/sanitize.sh thread --fault race         # a mistake made on purpose, which must be found
 #
 # What is built stays in build/sanitize. Arguments after the names go to the program, tests/csrc/main.cpp. `plain` is

@@ -73,10 +73,8 @@ struct Sparsity {
 };
 
 // Tokens beyond any length mean "no limit"; clamping keeps i + tokens far from overflow.
-inline int64_t clamp_tokens(int64_t tokens) {
-  constexpr int64_t kFar = int64_t{1} << 40;
-  return std::clamp(tokens, -kFar, kFar);
-}
+constexpr int64_t kNoLimit = int64_t{1} << 40;
+inline int64_t clamp_tokens(int64_t tokens) { return std::clamp(tokens, -kNoLimit, kNoLimit); }
 
 // The band of modes 0 and 4 in left-up coordinates: i - before <= j <= i + after.
 struct Band {
@@ -87,39 +85,43 @@ inline Band band_of(int64_t mode, int64_t pre_tockens, int64_t next_tockens, con
   return {clamp_tokens(pre_tockens) - off, clamp_tokens(next_tockens) + off};
 }
 
-// Keys that row `i` of a sequence may see as far as the mode is concerned, clamped to [0, kv_len].
-inline Interval visible_keys(const Sparsity& sparsity, const Geometry& g, const Sequence& s, int64_t i) {
-  int64_t begin = 0, end = s.kv_len;
-  if (sparsity.masked) {
+// The keys that rows of one sequence may see as far as the mode is concerned: a band, and all keys before `prefix`.
+class Visibility {
+ public:
+  Visibility(const Sparsity& sparsity, const Geometry& g, const Sequence& s) : kv_len_(s.kv_len) {
+    if (!sparsity.masked) return;
     const int64_t off = s.kv_len - s.q_len, mode = sparsity.mode_of(s, g);
     switch (mode) {
       case kLeftUpCausal:
-        end = i + 1;
+        band_.after = 0;
         break;
       case kRightDownCausal:
-        end = i + off + 1;
+        band_.after = off;
         break;
       case kPrefixCompressed:
-        end = std::max(sparsity.prefix[s.index], i + off + 1);
+        band_.after = off;
+        prefix_ = sparsity.prefix[s.index];
         break;
       case kDefaultMask:
-      case kBand: {
-        const Band band = band_of(mode, sparsity.pre_tockens, sparsity.next_tockens, s);
-        begin = i - band.before;
-        end = i + band.after + 1;
+      case kBand:
+        band_ = band_of(mode, sparsity.pre_tockens, sparsity.next_tockens, s);
         break;
-      }
       default:
         break;  // modes 1 and 5: the mask alone
     }
   }
-  return {std::clamp<int64_t>(begin, 0, s.kv_len), std::clamp<int64_t>(end, 0, s.kv_len)};
-}
 
-// The smallest interval that holds the visible keys of rows [first, last).
-inline Interval visible_keys_of_rows(const Sparsity& sparsity, const Geometry& g, const Sequence& s, int64_t first,
-                                     int64_t last) {
-  return {visible_keys(sparsity, g, s, first).begin, visible_keys(sparsity, g, s, last - 1).end};
-}
+  // Of row `i`, clamped to [0, kv_len].
+  Interval row(int64_t i) const {
+    return {std::clamp<int64_t>(i - band_.before, 0, kv_len_),
+            std::clamp<int64_t>(std::max(prefix_, i + band_.after + 1), 0, kv_len_)};
+  }
+  // The smallest interval that holds the visible keys of rows [first, last).
+  Interval rows(int64_t first, int64_t last) const { return {row(first).begin, row(last - 1).end}; }
+
+ private:
+  int64_t kv_len_, prefix_ = 0;
+  Band band_{kNoLimit, kNoLimit};
+};
 
 }  // namespace ascendspeed

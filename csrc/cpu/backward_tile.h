@@ -89,11 +89,16 @@ class BackwardTile {
 
   // What gradients() needs of a block of keys.
   void load_keys(const BackwardWorkspace& w, const Sequence& s, int64_t kv_head, int64_t key) const {
-    load_positions(p, products, s, key_source(p, s, kv_head, key), keys_at(s, key), w.key, w.query_ld);
-    load_positions(p, products, s, value_source(p, s, kv_head, key), keys_at(s, key), w.value, w.value_ld);
+    load_second(p, products, s, key_source(p, s, kv_head, key), keys_at(s, key), w.key, w.query_ld);
+    load_second(p, products, s, value_source(p, s, kv_head, key), keys_at(s, key), w.value, w.value_ld);
   }
 
-  Strips strips_of(const Tile& tile) const { return Strips(p, tile, products.strip); }
+  Visibility visible_in(const Sequence& s) const { return Visibility(p.sparsity, g, s); }
+  // They refer to the tile.
+  Strips strips_of(const Tile& tile) const { return Strips(visible_in(tile.sequence), tile, products.strip); }
+
+  Source query_of(const Tile& tile) const { return query_source(p, tile.sequence, tile.head, tile.row); }
+  Source dy_of(const Tile& tile) const { return row_source(p, p.dy, tile.sequence, tile.head, tile.row); }
 
   // Loads query and dy of the tile. Leaves P, dropped out as the output saw it, in w.scores, and
   // grad_scale * P * (dP - delta) in w.dp. False, and neither is written, when the mask excludes the whole tile.
@@ -104,15 +109,15 @@ class BackwardTile {
       mask = w.mask;
     }
     const Sequence& s = tile.sequence;
-    load_rows(p, products, query_source(p, s, tile.head, tile.row), tile.rows, w.query, w.query_units);
-    load_rows(p, products, row_source(p, p.dy, s, tile.head, tile.row), tile.rows, w.dy, w.value_units);
+    const Positions query = load_first(p, products, query_of(tile), tile.rows, w.query, w.query_units);
+    const Positions dy = load_first(p, products, dy_of(tile), tile.rows, w.dy, w.value_units);
     const int64_t kv_head = tile.head / g.group();
-    const Positions key = locate(p, products, s, key_source(p, s, kv_head, tile.key), w.key, w.query_ld);
-    const Positions value = locate(p, products, s, value_source(p, s, kv_head, tile.key), w.value, w.value_ld);
+    const Positions key = locate_second(p, products, s, key_source(p, s, kv_head, tile.key), w.key, w.query_ld);
+    const Positions value = locate_second(p, products, s, value_source(p, s, kv_head, tile.key), w.value, w.value_ld);
     for (const Strip& strip : strips) {
       if (strip.empty()) continue;
-      multiply(kernel, products, strip, tile.keys, g.score_dim(), w.query, w.query_units, key, w.scores);
-      multiply(kernel, products, strip, tile.keys, g.v_dim, w.dy, w.value_units, value, w.dp);
+      multiply(kernel, products, strip, tile.keys, g.score_dim(), query, key, w.scores);
+      multiply(kernel, products, strip, tile.keys, g.v_dim, dy, value, w.dp);
     }
     const float scale = add_pse(p, kernel, tile, w.scores, w.shift);
     if (p.dropout.active) load_keep(p, kernel, tile, w.keep);
@@ -120,15 +125,16 @@ class BackwardTile {
       for (int r = strip.row; r < strip.row + strip.rows; ++r) {
         clear_outside(strip, padded(tile.keys), w.scores + r * kKeyLeading);
         clear_outside(strip, padded(tile.keys), w.dp + r * kKeyLeading);
-        if (!strip.empty()) gradients_of_row(w, tile, strip, strips.inside(), r, scale, grad_scale, mask);
+        if (!strip.empty()) gradients_of_row(w, tile, strips, strip, r, scale, grad_scale, mask);
       }
     }
     return true;
   }
 
-  // Rows of dy or attention_in, to float32 whatever the products take.
-  void load(const ConstView& view, const Sequence& s, int64_t head, int64_t row, int rows, float* tile, int ld) const {
-    load_rows(p, kernel.float32, row_source(p, view, s, head, row), rows, tile, ld);
+  // Rows of dy or attention_in to be read once, in float32 whatever the products take.
+  Positions load(const ConstView& view, const Sequence& s, int64_t head, int64_t row, int rows, float* tile,
+                 int ld) const {
+    return load_rows(p, kernel.float32, row_source(p, view, s, head, row), rows, true, tile, ld);
   }
   // Columns [0, columns) of tile rows to positions of one head.
   void store(const float* tile, int ld, int rows, int64_t columns, const View& view, int64_t b, int64_t head,
@@ -153,7 +159,7 @@ class BackwardTile {
     std::fill(row, row + strip.begin, 0.0f);
     if (strip.end < columns) std::fill(row + strip.end, row + columns, 0.0f);
   }
-  void gradients_of_row(const BackwardWorkspace& w, const Tile& tile, const Strip& strip, bool inside, int r,
+  void gradients_of_row(const BackwardWorkspace& w, const Tile& tile, const Strips& strips, const Strip& strip, int r,
                         float scale, float grad_scale, const uint8_t* mask) const {
     const int64_t statistic = p.statistic(tile.sequence, tile.head, tile.row + r) * kStatLanes;
     const int columns = strip.end - strip.begin, first = r * kKeyLeading + strip.begin;
@@ -161,7 +167,7 @@ class BackwardTile {
       if (p.dropout.active) kernel.drop_row(columns, p.dropout.keep_factor, w.keep + first, row);
     };
     RowVisibility visible{0, tile.keys, nullptr};
-    if (!inside || mask != nullptr) visible = row_visibility(p, tile, r, mask).from(strip.begin);
+    if (!strips.inside() || mask != nullptr) visible = strips.row(r, mask).from(strip.begin);
     drop(w.dp + first);
     kernel.softmax_grad_row(columns, scale, grad_scale, visible, p.softmax_max[statistic],
                             1.0f / p.softmax_sum[statistic], delta_[row_index(tile.sequence, tile.head, tile.row + r)],

@@ -27,8 +27,8 @@ void wait_for(const Counter& counter, int32_t value) {
 }
 
 // Key blocks [begin, end) that rows [row, row + rows) may see.
-Interval key_blocks(const BackwardParams& p, const Sequence& s, int64_t row, int64_t rows) {
-  const Interval keys = visible_keys_of_rows(p.sparsity, p.geometry, s, row, row + rows);
+Interval key_blocks(const Visibility& visible, int64_t row, int64_t rows) {
+  const Interval keys = visible.rows(row, row + rows);
   if (keys.empty()) return {0, 0};
   return {keys.begin / kKeyBlock, ceil_div(keys.end, kKeyBlock)};
 }
@@ -89,15 +89,18 @@ class Backward : public BackwardTile {
     const auto [s, head, block] = s_.rows.locate(task);
     const int64_t row = block * kRowBlock;
     const int rows = rows_at(s, row);
-    const Interval blocks = key_blocks(p, s, row, rows);
+    const Interval blocks = key_blocks(visible_in(s), row, rows);
     new (&s_.turns[task]) Counter(static_cast<int32_t>(blocks.begin));
     const int64_t first = row_index(s, head, row);
-    load(p.dy, s, head, row, rows, w.dy, w.value_ld);
-    load(p.attention_in, s, head, row, rows, w.dv, w.value_ld);  // dv is not in use yet
+    const Positions dy = load(p.dy, s, head, row, rows, w.dy, w.value_ld);
+    const Positions out = load(p.attention_in, s, head, row, rows, w.dv, w.value_ld);  // dv is not in use yet
+    const auto numbers = [](const Positions& of, int r) {
+      return static_cast<const float*>(of.data) + int64_t{r} * of.ld;
+    };
     float dsink = 0.0f;
     for (int r = 0; r < rows; ++r) {
       float delta;
-      kernel.dots(1, padded(g.v_dim), w.dy + int64_t{r} * w.value_ld, w.dv + int64_t{r} * w.value_ld, 0, &delta);
+      kernel.dots(1, padded(g.v_dim), numbers(dy, r), numbers(out, r), 0, &delta);
       s_.delta[first + r] = delta;
       if (p.sink == nullptr || s.kv_len == 0) continue;
       const int64_t lanes = p.statistic(s, head, row + r) * kStatLanes;
@@ -129,31 +132,35 @@ class Backward : public BackwardTile {
     const int keys = keys_at(s, key);
     const Plan& plan = s_.plan;
     float* slot = nullptr;
-    Positions stacked{};
+    Positions weighted{};
     if (!plan.separate()) {
       wait_for_slot(kv_head_index - plan.slots);
       slot = s_.dq + kv_head_index % plan.slots * plan.dq_slot;
-      stacked = load_values(p, products, s, key_source(p, s, kv_head, key), keys, w.key_stacked, w.query_ld);
+      weighted = load_weighted(p, products, s, key_source(p, s, kv_head, key), keys, w.key_stacked, w.query_ld);
     }
     load_keys(w, s, kv_head, key);
-    std::fill_n(w.dk, int64_t{keys} * w.query_ld, 0.0f);
-    std::fill_n(w.dv, int64_t{keys} * w.value_ld, 0.0f);
-    const int64_t row_blocks = s_.rows.of(s);
+    const Visibility visible = visible_in(s);
+    const int64_t row_blocks = s_.rows.of(s), position = s.kv_begin + key;
+    const bool one_tile = g.group() * row_blocks == 1;
+    Sum dk = locate_sum(p, p.dk, g.qk_dim, g.rope_dim, s.index, kv_head, position, one_tile, w.dk, w.query_ld);
+    Sum dv = locate_sum(p, p.dv, g.v_dim, 0, s.index, kv_head, position, one_tile, w.dv, w.value_ld);
     for (int64_t member = 0; member < g.group(); ++member) {
       for (int64_t row_block = 0; row_block < row_blocks; ++row_block) {
         const int64_t row = row_block * kRowBlock;
-        const Interval blocks = key_blocks(p, s, row, rows_at(s, row));
+        const Interval blocks = key_blocks(visible, row, rows_at(s, row));
         if (block < blocks.begin || block >= blocks.end) continue;
         const Tile tile{s, kv_head * g.group() + member, row, key, rows_at(s, row), keys};
         const Strips strips = strips_of(tile);
-        const bool visible = add_to_keys(w, tile, strips);
+        const bool seen = add_to_keys(w, tile, strips, &dk, &dv);
         if (plan.separate()) continue;
-        add_to_rows(w, stacked, tile, strips, visible, blocks, block,
+        add_to_rows(w, weighted, tile, strips, seen, blocks, block,
                     slot + (member * row_blocks + row_block) * plan.dq_tile);
       }
     }
-    store_with_rope(w.dk, w.query_ld, keys, p.dk, p.dk_rope, s.index, kv_head, s.kv_begin + key);
-    store(w.dv, w.value_ld, keys, g.v_dim, p.dv, s.index, kv_head, s.kv_begin + key);
+    dk.leave_out(keys);
+    dv.leave_out(keys);
+    if (dk.data == w.dk) store_with_rope(w.dk, w.query_ld, keys, p.dk, p.dk_rope, s.index, kv_head, position);
+    if (dv.data == w.dv) store(w.dv, w.value_ld, keys, g.v_dim, p.dv, s.index, kv_head, position);
     s_.blocks_done[kv_head_index].fetch_add(1, std::memory_order_release);
   }
 
@@ -162,20 +169,20 @@ class Backward : public BackwardTile {
     const auto [s, head, row_block] = s_.rows.locate(task);
     const int64_t row = row_block * kRowBlock, kv_head = head / g.group();
     const int rows = rows_at(s, row);
-    const Interval blocks = key_blocks(p, s, row, rows);
-    if (blocks.empty()) return;  // prepare_rows wrote zeros
-    float* dq = w.dk;            // kKeyBlock >= kRowBlock, and dk is not in use any more
-    std::fill_n(dq, int64_t{rows} * w.query_ld, 0.0f);
+    const Interval blocks = key_blocks(visible_in(s), row, rows);
+    if (blocks.empty()) return;                       // prepare_rows wrote zeros
+    Sum dq{w.dk, w.query_ld, padded(g.score_dim())};  // kKeyBlock >= kRowBlock, and dk is not in use any more
     for (int64_t block = blocks.begin; block < blocks.end; ++block) {
       const int64_t key = block * kKeyBlock;
       const Tile tile{s, head, row, key, rows, keys_at(s, key)};
       load_keys(w, s, kv_head, key);
-      const Positions stacked =
-          load_values(p, products, s, key_source(p, s, kv_head, key), tile.keys, w.key_stacked, w.query_ld);
+      const Positions weighted =
+          load_weighted(p, products, s, key_source(p, s, kv_head, key), tile.keys, w.key_stacked, w.query_ld);
       const Strips strips = strips_of(tile);
-      if (gradients(w, tile, strips, p.scale)) add_product(w, stacked, tile, strips, dq);
+      if (gradients(w, tile, strips, p.scale)) add_product(w, weighted, tile, strips, &dq);
     }
-    store_with_rope(dq, w.query_ld, rows, p.dq, p.dq_rope, s.index, head, s.q_begin + row);
+    dq.leave_out(rows);
+    store_with_rope(dq.data, dq.ld, rows, p.dq, p.dq_rope, s.index, head, s.q_begin + row);
   }
 
  private:
@@ -192,14 +199,16 @@ class Backward : public BackwardTile {
 
   // False where the mask excludes the whole tile. dv += P^T dy and dk += dS^T q: the transpose is only a matter of
   // strides.
-  bool add_to_keys(const BackwardWorkspace& w, const Tile& tile, const Strips& strips) const {
+  bool add_to_keys(const BackwardWorkspace& w, const Tile& tile, const Strips& strips, Sum* dk, Sum* dv) const {
     if (!gradients(w, tile, strips, p.scale)) return false;
-    if (products.along > 1) {
+    Positions query{true, w.query_stacked, w.query_ld}, dy{true, w.dy_stacked, w.value_ld};
+    if (products.along == 1) {
+      query = locate_first(p, query_of(tile), tile.rows, w.query, w.query_ld);
+      dy = locate_first(p, dy_of(tile), tile.rows, w.dy, w.value_ld);
+    } else {
       const int columns = padded(tile.keys);
-      load_stacked(p, products, query_source(p, tile.sequence, tile.head, tile.row), tile.rows, w.query_stacked,
-                   w.query_ld);
-      load_stacked(p, products, row_source(p, p.dy, tile.sequence, tile.head, tile.row), tile.rows, w.dy_stacked,
-                   w.value_ld);
+      load_stacked(p, products, query_of(tile), tile.rows, w.query_stacked, w.query_ld);
+      load_stacked(p, products, dy_of(tile), tile.rows, w.dy_stacked, w.value_ld);
       products.pack_stacked(tile.rows, columns, w.scores, kKeyLeading, w.p_stacked, kKeyLeading);
       products.pack_stacked(tile.rows, columns, w.dp, kKeyLeading, w.ds_stacked, kKeyLeading);
     }
@@ -207,48 +216,60 @@ class Backward : public BackwardTile {
     for (int key = 0; key < tile.keys; key += step) {
       const int keys = std::min(step, tile.keys - key);
       const Interval rows = strips.rows_of(key, key + keys);
-      if (rows.empty()) continue;
+      if (rows.empty()) {
+        dk->from(key).leave_out(keys);
+        dv->from(key).leave_out(keys);
+        continue;
+      }
       const int64_t line = rows.begin / products.along;
       const int depth = units(products, rows.end - rows.begin);
-      const auto add = [&](const void* weights, const void* operand, int ld, int64_t columns, float* to) {
-        products.matmul(keys, padded(columns), depth, unit(products, weights, line * kKeyLeading + key), 1, kKeyLeading,
-                        unit(products, operand, line * ld), ld, to + int64_t{key} * ld, ld, true);
+      const auto add = [&](const void* weights, const Positions& operand, const Sum& to) {
+        products.matmul(keys, to.columns, depth, unit(products, weights, line * kKeyLeading + key), 1, kKeyLeading,
+                        unit(products, operand.data, line * operand.ld), operand.ld, to.data, to.ld, to.begun);
       };
-      add(w.p_stacked, w.dy_stacked, w.value_ld, g.v_dim, w.dv);
-      add(w.ds_stacked, w.query_stacked, w.query_ld, g.score_dim(), w.dk);
+      add(w.p_stacked, dy, dv->from(key));
+      add(w.ds_stacked, query, dk->from(key));
     }
+    dk->begun = dv->begun = true;
     return true;
   }
 
   // The tile's share of dq, when it is its key block's turn.
-  void add_to_rows(const BackwardWorkspace& w, const Positions& keys, const Tile& tile, const Strips& strips,
-                   bool visible, const Interval& blocks, int64_t block, float* dq) const {
+  void add_to_rows(const BackwardWorkspace& w, const Positions& keys, const Tile& tile, const Strips& strips, bool seen,
+                   const Interval& blocks, int64_t block, float* dq) const {
     const Sequence& s = tile.sequence;
+    const int64_t position = s.q_begin + tile.row;
     Counter& turn = s_.turns[s_.rows.first(s, tile.head) + tile.row / kRowBlock];
     wait_for(turn, static_cast<int32_t>(block));
-    if (block == blocks.begin) std::fill_n(dq, int64_t{tile.rows} * w.query_ld, 0.0f);
-    if (visible) add_product(w, keys, tile, strips, dq);
-    if (block == blocks.end - 1) {
-      store_with_rope(dq, w.query_ld, tile.rows, p.dq, p.dq_rope, s.index, tile.head, s.q_begin + tile.row);
-    }
+    const bool first = block == blocks.begin, last = block == blocks.end - 1;
+    Sum sum = locate_sum(p, p.dq, g.qk_dim, g.rope_dim, s.index, tile.head, position, first && last, dq, w.query_ld);
+    sum.begun = !first;
+    if (seen) add_product(w, keys, tile, strips, &sum);
+    sum.leave_out(tile.rows);
+    if (last && sum.data == dq) store_with_rope(dq, sum.ld, tile.rows, p.dq, p.dq_rope, s.index, tile.head, position);
     turn.store(static_cast<int32_t>(block) + 1, std::memory_order_release);
   }
 
   // dq += dS k.
   void add_product(const BackwardWorkspace& w, const Positions& keys, const Tile& tile, const Strips& strips,
-                   float* dq) const {
+                   Sum* dq) const {
     for (const Strip& strip : strips) {
-      if (strip.empty()) continue;
+      const Sum rows = dq->from(strip.row);
+      if (strip.empty()) {
+        rows.leave_out(strip.rows);
+        continue;
+      }
       const int64_t first = int64_t{strip.row} * w.ds_units + strip.begin / products.along;
       if (products.along > 1) {
         products.pack_rows(strip.rows, strip.end - strip.begin, w.dp + strip.row * kKeyLeading + strip.begin,
                            kKeyLeading, unit(products, w.ds_rows, first), w.ds_units);
       }
-      products.matmul(strip.rows, padded(g.score_dim()), units(products, std::min(strip.end, tile.keys) - strip.begin),
+      products.matmul(strip.rows, rows.columns, units(products, std::min(strip.end, tile.keys) - strip.begin),
                       unit(products, w.ds_rows, first), w.ds_units, 1,
-                      unit(products, keys.data, int64_t{strip.begin / products.along} * keys.ld), keys.ld,
-                      dq + int64_t{strip.row} * w.query_ld, w.query_ld, true);
+                      unit(products, keys.data, int64_t{strip.begin / products.along} * keys.ld), keys.ld, rows.data,
+                      rows.ld, rows.begun);
     }
+    dq->begun = true;
   }
 
   const Shared& s_;

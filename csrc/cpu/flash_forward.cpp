@@ -63,8 +63,9 @@ int64_t workspace_bytes(const Geometry& g, const Products& products, int blocks)
   return counter.used();
 }
 
-struct KeyValue {
-  Positions key, value;
+// What a tile of scores and its share of the output are made of.
+struct Factors {
+  Positions query, key, value;
 };
 
 // What one thread works with.
@@ -76,15 +77,15 @@ struct Context {
 };
 
 // The scores of a strip become exp(score - max); what was summed up so far moves to the new maximum.
-void soften(const Context& c, const Tile& tile, const Strip& strip, bool inside, float scale, const uint8_t* mask,
-            RowStats* stats, float* out) {
+void soften(const Context& c, const Tile& tile, const Strips& strips, const Strip& strip, float scale,
+            const uint8_t* mask, RowStats* stats, const Sum& out) {
   const ForwardParams& p = c.p;
   const int columns = strip.end - strip.begin;
   float* const scores = c.w.scores + strip.row * kKeyLeading + strip.begin;
   RowVisibility visible[kRowBlock];
-  const bool all = inside && mask == nullptr && columns == tile.keys;
+  const bool all = strips.inside() && mask == nullptr && columns == tile.keys;
   for (int r = 0; r < strip.rows && !all; ++r) {
-    visible[r] = row_visibility(p, tile, strip.row + r, mask).from(strip.begin);
+    visible[r] = strips.row(strip.row + r, mask).from(strip.begin);
   }
   float factors[kRowBlock];
   c.kernel.softmax_rows(strip.rows, columns, scale, all ? nullptr : visible, scores, kKeyLeading, stats + strip.row,
@@ -95,34 +96,34 @@ void soften(const Context& c, const Tile& tile, const Strip& strip, bool inside,
       c.kernel.drop_row(columns, p.dropout.keep_factor, c.w.keep + (strip.row + r) * kKeyLeading + strip.begin,
                         scores + r * kKeyLeading);
     }
-    if (factors[r] != 1.0f) {
-      c.kernel.scale_row(padded(p.geometry.v_dim), factors[r], out + int64_t{strip.row + r} * c.w.value_ld);
-    }
+    if (factors[r] != 1.0f && out.begun) c.kernel.scale_row(out.columns, factors[r], out.from(r).data);
   }
 }
 
 // Scores of one row block against one tile of keys, and their share of the output.
-void attend(const Context& c, const Tile& tile, const KeyValue& kv, int block) {
+void attend(const Context& c, const Visibility& visible, const Tile& tile, const Factors& factors, RowStats* stats,
+            Sum* out) {
   const auto& [p, kernel, q, w] = c;
   const Geometry& g = p.geometry;
-  const int first = block * kRowBlock;
-  float* out = w.out + int64_t{first} * w.value_ld;
   const uint8_t* mask = nullptr;
   if (p.mask.data != nullptr) {
     if (!load_mask(p.mask, tile, w.mask)) return;
     mask = w.mask;
   }
-  const Strips strips(p, tile, q.strip);
+  const Strips strips(visible, tile, q.strip);
   for (const Strip& strip : strips) {
     if (strip.empty()) continue;
-    multiply(kernel, q, strip, tile.keys, g.score_dim(), unit(q, w.query, int64_t{first} * w.query_ld), w.query_ld,
-             kv.key, w.scores);
+    multiply(kernel, q, strip, tile.keys, g.score_dim(), factors.query, factors.key, w.scores);
   }
   const float scale = add_pse(p, kernel, tile, w.scores, w.shift);
   if (p.dropout.active) load_keep(p, kernel, tile, w.keep);
   for (const Strip& strip : strips) {
-    if (strip.empty()) continue;
-    soften(c, tile, strip, strips.inside(), scale, mask, w.stats + first, out);
+    const Sum rows = out->from(strip.row);
+    if (strip.empty()) {
+      rows.leave_out(strip.rows);
+      continue;
+    }
+    soften(c, tile, strips, strip, scale, mask, stats, rows);
     const float* scores = w.scores + strip.row * kKeyLeading + strip.begin;
     const void* weights = scores;
     if (q.along > 1) {
@@ -131,10 +132,11 @@ void attend(const Context& c, const Tile& tile, const KeyValue& kv, int block) {
       weights = packed;
     }
     const int keys = std::min(strip.end, tile.keys) - strip.begin;
-    q.matmul(strip.rows, padded(g.v_dim), units(q, keys), weights, w.weights_ld, 1,
-             unit(q, kv.value.data, int64_t{strip.begin / q.along} * kv.value.ld), kv.value.ld,
-             out + int64_t{strip.row} * w.value_ld, w.value_ld, true);
+    q.matmul(strip.rows, rows.columns, units(q, keys), weights, w.weights_ld, 1,
+             unit(q, factors.value.data, int64_t{strip.begin / q.along} * factors.value.ld), factors.value.ld,
+             rows.data, rows.ld, rows.begun);
   }
+  out->begun = true;
 }
 
 // A sink is one more score, with weight and without value: every row starts from it. One of -inf has no weight either;
@@ -173,25 +175,33 @@ void forward_rows(const Context& c, const Rows& rows) {
   const Geometry& g = p.geometry;
   const Sequence& s = rows.sequence;
   const int64_t kv_head = rows.head / g.group(), row = rows.first;
-  load_rows(p, products, query_source(p, s, rows.head, row), rows.count, w.query, w.query_ld);
-  std::fill_n(w.out, int64_t{rows.count} * w.value_ld, 0.0f);
+  const Positions query = load_first(p, products, query_source(p, s, rows.head, row), rows.count, w.query, w.query_ld);
   std::fill_n(w.stats, rows.count, first_stats(p, rows.head));
+  Sum out[kMostRowBlocks];
+  const int blocks = static_cast<int>(ceil_div(rows.count, kRowBlock));
+  const auto rows_of = [&](int block) { return std::min(kRowBlock, rows.count - block * kRowBlock); };
+  for (int block = 0; block < blocks; ++block) {
+    out[block] = {w.out + int64_t{block} * kRowBlock * w.value_ld, w.value_ld, padded(g.v_dim)};
+  }
 
-  const Interval all = visible_keys_of_rows(p.sparsity, g, s, row, row + rows.count);
+  const Visibility visible(p.sparsity, g, s);
+  const Interval all = visible.rows(row, row + rows.count);
   for (int64_t key = all.begin / kKeyBlock * kKeyBlock; key < all.end; key += kKeyBlock) {
     const int keys = static_cast<int>(std::min<int64_t>(kKeyBlock, s.kv_len - key));
-    const KeyValue kv{
-        load_positions(p, products, s, key_source(p, s, kv_head, key), keys, w.key, w.query_ld),
-        load_values(p, products, s, value_source(p, s, kv_head, key), keys, w.value, w.value_ld),
+    Factors factors{
+        query,
+        load_second(p, products, s, key_source(p, s, kv_head, key), keys, w.key, w.query_ld),
+        load_weighted(p, products, s, value_source(p, s, kv_head, key), keys, w.value, w.value_ld),
     };
-    for (int block = 0; block * kRowBlock < rows.count; ++block) {
-      const int64_t first = row + block * kRowBlock;
-      const int count = std::min(kRowBlock, rows.count - block * kRowBlock);
-      const Interval seen = visible_keys_of_rows(p.sparsity, g, s, first, first + count);
-      if (!seen.meets({key, key + keys})) continue;
-      attend(c, {s, rows.head, first, key, count, keys}, kv, block);
+    for (int block = 0; block < blocks; ++block) {
+      const int before = block * kRowBlock, count = rows_of(block);
+      const int64_t first = row + before;
+      if (!visible.rows(first, first + count).meets({key, key + keys})) continue;
+      factors.query.data = unit(products, query.data, int64_t{before} * query.ld);
+      attend(c, visible, {s, rows.head, first, key, count, keys}, factors, w.stats + before, &out[block]);
     }
   }
+  for (int block = 0; block < blocks; ++block) out[block].leave_out(rows_of(block));
   finish_rows(c, rows);
 }
 

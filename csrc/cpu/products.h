@@ -104,20 +104,26 @@ void matmul_columns(int rows, int depth, const typename U::Unit* a, ptrdiff_t a_
 template <typename U>
 void matmul(int rows, int columns, int depth, const void* a_units, ptrdiff_t a_row, ptrdiff_t a_depth,
             const void* b_units, int ldb, float* c, int ldc, bool accumulate) {
-  const auto* a = static_cast<const typename U::Unit*>(a_units);
   const auto* b = static_cast<const typename U::Unit*>(b_units);
-  // Columns outside, rows inside: one strip of b stays in the first-level cache while all of a passes.
-  int n = 0;
-  if (rows == 1) {  // as many sums as hide the latency of a product
-    for (; n + 8 * kWidth <= columns; n += 8 * kWidth) {
-      matmul_tile<U, 1, 8>(depth, a, a_row, a_depth, b + n, ldb, c + n, ldc, accumulate);
+  // Columns outside, rows inside: one strip of b stays in the first-level cache while all of a passes. Where all of b
+  // does, the other way round: c is then written from one end to the other.
+  constexpr int kSmall = 2048;  // units
+  const int step = depth * columns <= kSmall ? ASCENDSPEED_TILE_ROWS : rows;
+  for (int r = 0; r < rows; r += step, c += static_cast<ptrdiff_t>(step) * ldc) {
+    const auto* first = static_cast<const typename U::Unit*>(a_units) + r * a_row;
+    const int count = rows - r < step ? rows - r : step;
+    int n = 0;
+    if (count == 1) {  // as many sums as hide the latency of a product
+      for (; n + 8 * kWidth <= columns; n += 8 * kWidth) {
+        matmul_tile<U, 1, 8>(depth, first, a_row, a_depth, b + n, ldb, c + n, ldc, accumulate);
+      }
     }
-  }
-  for (; n + 2 * kWidth <= columns; n += 2 * kWidth) {
-    matmul_columns<U, 2>(rows, depth, a, a_row, a_depth, b + n, ldb, c + n, ldc, accumulate);
-  }
-  for (; n < columns; n += kWidth) {
-    matmul_columns<U, 1>(rows, depth, a, a_row, a_depth, b + n, ldb, c + n, ldc, accumulate);
+    for (; n + 2 * kWidth <= columns; n += 2 * kWidth) {
+      matmul_columns<U, 2>(count, depth, first, a_row, a_depth, b + n, ldb, c + n, ldc, accumulate);
+    }
+    for (; n < columns; n += kWidth) {
+      matmul_columns<U, 1>(count, depth, first, a_row, a_depth, b + n, ldb, c + n, ldc, accumulate);
+    }
   }
 }
 

@@ -102,7 +102,7 @@ class PseBackward {
 
   // Leaves the gradients of a tile's scores in w_.dp; false where there are none.
   bool gradients(const Tile& tile) const {
-    const Interval seen = visible_keys_of_rows(p_.sparsity, g_, tile.sequence, tile.row, tile.row + tile.rows);
+    const Interval seen = t_.visible_in(tile.sequence).rows(tile.row, tile.row + tile.rows);
     return seen.meets({tile.key, tile.key + tile.keys}) && t_.gradients(w_, tile, t_.strips_of(tile), grad_scale_);
   }
   void load_keys(const Sequence& s, int64_t head, int64_t key) const { t_.load_keys(w_, s, head / g_.group(), key); }

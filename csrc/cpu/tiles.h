@@ -214,14 +214,6 @@ inline float add_pse(const AttentionParams& p, const Microkernel& kernel, const 
   return pse.after(p.scale);
 }
 
-// Visible columns of row `r` of the tile; `mask` is the tile's from load_mask, or nullptr.
-inline RowVisibility row_visibility(const AttentionParams& p, const Tile& tile, int r, const uint8_t* mask) {
-  const Interval keys = visible_keys(p.sparsity, p.geometry, tile.sequence, tile.row + r);
-  return {static_cast<int>(std::clamp<int64_t>(keys.begin - tile.key, 0, tile.keys)),
-          static_cast<int>(std::clamp<int64_t>(keys.end - tile.key, 0, tile.keys)),
-          mask == nullptr ? nullptr : mask + r * kKeyLeading};
-}
-
 // Rows [row, row + rows) of a tile, and the columns [begin, end) that hold every key one of them may see; both are
 // multiples of kTileAlign, and equal where there is no such key.
 struct Strip {
@@ -233,29 +225,34 @@ struct Strip {
 // more is computed than is seen; one inside is a single strip.
 class Strips {
  public:
-  Strips(const AttentionParams& p, const Tile& tile, int height) : rows_(tile.rows) {
-    const RowVisibility first = row_visibility(p, tile, 0, nullptr);
-    const RowVisibility last = row_visibility(p, tile, tile.rows - 1, nullptr);
+  Strips(const Visibility& visible, const Tile& tile, int height) : tile_(tile), visible_(visible) {
     // Both ends of the interval grow with the row.
-    inside_ = last.begin == 0 && first.end == tile.keys;
+    inside_ = row(tile.rows - 1, nullptr).begin == 0 && row(0, nullptr).end == tile.keys;
     if (inside_) height = tile.rows;
-    for (int row = 0; row < tile.rows; row += height) {
-      const int rows = std::min(height, tile.rows - row);
-      const int begin = row_visibility(p, tile, row, nullptr).begin;
-      const int end = row_visibility(p, tile, row + rows - 1, nullptr).end;
+    for (int first = 0; first < tile.rows; first += height) {
+      const int rows = std::min(height, tile.rows - first);
+      const int begin = row(first, nullptr).begin, end = row(first + rows - 1, nullptr).end;
       strips_[count_++] =
-          begin < end ? Strip{row, rows, begin / kTileAlign * kTileAlign, padded(end)} : Strip{row, rows, 0, 0};
+          begin < end ? Strip{first, rows, begin / kTileAlign * kTileAlign, padded(end)} : Strip{first, rows, 0, 0};
     }
   }
 
   // Whether every row may see every key; a mask may still exclude some.
   bool inside() const { return inside_; }
+  // Visible columns of row `r` of the tile; `mask` is the tile's from load_mask, or nullptr.
+  RowVisibility row(int r, const uint8_t* mask) const {
+    const Interval keys = visible_.row(tile_.row + r);
+    return {static_cast<int>(std::clamp<int64_t>(keys.begin - tile_.key, 0, tile_.keys)),
+            static_cast<int>(std::clamp<int64_t>(keys.end - tile_.key, 0, tile_.keys)),
+            mask == nullptr ? nullptr : mask + r * kKeyLeading};
+  }
+
   const Strip* begin() const { return strips_; }
   const Strip* end() const { return strips_ + count_; }
 
   // Rows [begin, end) of the strips that hold one of the columns [first, last).
   Interval rows_of(int first, int last) const {
-    int64_t from = rows_, to = 0;
+    int64_t from = tile_.rows, to = 0;
     for (const Strip& strip : *this) {
       if (strip.empty() || strip.begin >= last || strip.end <= first) continue;
       from = std::min<int64_t>(from, strip.row);
@@ -265,7 +262,9 @@ class Strips {
   }
 
  private:
-  int rows_, count_ = 0;
+  const Tile& tile_;
+  Visibility visible_;
+  int count_ = 0;
   bool inside_;
   Strip strips_[kRowBlock / kLeastStrip + 1];
 };
