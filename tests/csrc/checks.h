@@ -25,7 +25,7 @@ void check_microkernel(uint64_t number);
 // Its operands and products of bfloat16, where it has them, on one set of random sizes.
 void check_bfloat16_products(uint64_t number);
 // Every 16-bit number loaded, and rounding to nearest even of numbers at and around ties.
-void check_conversions();
+void check_conversions(bool float16_ties);
 
 // check_forward and check_backward on one problem that is legal but for some random values. Returns whether it was
 // accepted.

@@ -1,6 +1,7 @@
 // Random tests of csrc/attention and csrc/cpu without torch, for sanitizers; scripts/sanitize.sh builds and runs it.
 //
 //   kernels_test [--cases N] [--first N]       N attention problems, and rules and primitives in proportion
+//                [--without-float16-ties]      on an emulated CPU that rounds those up (scripts/test_avx512.sh)
 //   kernels_test --fault overflow|signed|race|result
 //   kernels_test --isas                        the values of ASCENDSPEED_CPU_ISA that this machine supports
 //
@@ -24,7 +25,7 @@ constexpr uint64_t kRulesPerCase = 500, kPrimitivesPerCase = 10;
 struct Options {
   uint64_t cases = 40, first = 0;
   std::string fault;
-  bool isas = false;
+  bool isas = false, float16_ties = true;
 };
 
 uint64_t whole_number(const char* text) {
@@ -40,6 +41,10 @@ Options parse(int argc, char** argv) {
     const std::string name = argv[i];
     if (name == "--isas") {
       options.isas = true;
+      continue;
+    }
+    if (name == "--without-float16-ties") {
+      options.float16_ties = false;
       continue;
     }
     if (i + 1 == argc) throw std::invalid_argument(name + " is not a flag, or lacks its value");
@@ -88,7 +93,7 @@ void run(const Options& options) {
   for (uint64_t i = first * kRulesPerCase; i < (first + cases) * kRulesPerCase; ++i) {
     accepted += numbered("problem", i, check_rules);
   }
-  check_conversions();
+  check_conversions(options.float16_ties);
   for (uint64_t i = first * kPrimitivesPerCase; i < (first + cases) * kPrimitivesPerCase; ++i) {
     numbered("primitives", i, check_microkernel);
     numbered("bfloat16 products", i, check_bfloat16_products);

@@ -238,7 +238,7 @@ void check_microkernel(uint64_t number) {
   }
 }
 
-void check_conversions() {
+void check_conversions(bool float16_ties) {
   const cpu::Microkernel& kernel = cpu::active_microkernel();
   constexpr int kCodes = 1 << 16;
   const ExactMemory codes(kCodes * 2);
@@ -264,6 +264,7 @@ void check_conversions() {
       const ExactMemory stored(int64_t{count} * 2);
       kernel.store_rows(dtype, ties.data(), step, count / step, step, nullptr, stored.data(), step, 1);
       for (int i = 0; i < count; ++i) {
+        if (dtype == DType::kFloat16 && !float16_ties && i % 3 == 0) continue;
         expect("store_rows: tie", i, format.decode(stored.as<uint16_t>()[i]), format.round(ties[i]), 0.0);
       }
     }
