@@ -95,7 +95,7 @@ class BackwardTile {
 
   Visibility visible_in(const Sequence& s) const { return Visibility(p.sparsity, g, s); }
   // They refer to the tile.
-  Strips strips_of(const Tile& tile) const { return Strips(visible_in(tile.sequence), tile, products.strip); }
+  Strips strips_of(const Visibility& visible, const Tile& tile) const { return Strips(visible, tile, products.strip); }
 
   Source query_of(const Tile& tile) const { return query_source(p, tile.sequence, tile.head, tile.row); }
   Source dy_of(const Tile& tile) const { return row_source(p, p.dy, tile.sequence, tile.head, tile.row); }

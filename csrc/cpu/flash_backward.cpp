@@ -150,7 +150,7 @@ class Backward : public BackwardTile {
         const Interval blocks = key_blocks(visible, row, rows_at(s, row));
         if (block < blocks.begin || block >= blocks.end) continue;
         const Tile tile{s, kv_head * g.group() + member, row, key, rows_at(s, row), keys};
-        const Strips strips = strips_of(tile);
+        const Strips strips = strips_of(visible, tile);
         const bool seen = add_to_keys(w, tile, strips, &dk, &dv);
         if (plan.separate()) continue;
         add_to_rows(w, weighted, tile, strips, seen, blocks, block,
@@ -169,7 +169,8 @@ class Backward : public BackwardTile {
     const auto [s, head, row_block] = s_.rows.locate(task);
     const int64_t row = row_block * kRowBlock, kv_head = head / g.group();
     const int rows = rows_at(s, row);
-    const Interval blocks = key_blocks(visible_in(s), row, rows);
+    const Visibility visible = visible_in(s);
+    const Interval blocks = key_blocks(visible, row, rows);
     if (blocks.empty()) return;                       // prepare_rows wrote zeros
     Sum dq{w.dk, w.query_ld, padded(g.score_dim())};  // kKeyBlock >= kRowBlock, and dk is not in use any more
     for (int64_t block = blocks.begin; block < blocks.end; ++block) {
@@ -178,7 +179,7 @@ class Backward : public BackwardTile {
       load_keys(w, s, kv_head, key);
       const Positions weighted =
           load_weighted(p, products, s, key_source(p, s, kv_head, key), tile.keys, w.key_stacked, w.query_ld);
-      const Strips strips = strips_of(tile);
+      const Strips strips = strips_of(visible, tile);
       if (gradients(w, tile, strips, p.scale)) add_product(w, weighted, tile, strips, &dq);
     }
     dq.leave_out(rows);

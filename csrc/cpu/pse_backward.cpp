@@ -102,8 +102,9 @@ class PseBackward {
 
   // Leaves the gradients of a tile's scores in w_.dp; false where there are none.
   bool gradients(const Tile& tile) const {
-    const Interval seen = t_.visible_in(tile.sequence).rows(tile.row, tile.row + tile.rows);
-    return seen.meets({tile.key, tile.key + tile.keys}) && t_.gradients(w_, tile, t_.strips_of(tile), grad_scale_);
+    const Visibility visible = t_.visible_in(tile.sequence);
+    return visible.rows(tile.row, tile.row + tile.rows).meets({tile.key, tile.key + tile.keys}) &&
+           t_.gradients(w_, tile, t_.strips_of(visible, tile), grad_scale_);
   }
   void load_keys(const Sequence& s, int64_t head, int64_t key) const { t_.load_keys(w_, s, head / g_.group(), key); }
   // Columns of a tile that begins at `key` whose keys lie at or before `row`.
